@@ -1,0 +1,1 @@
+"""Reading interaction files strictly and in exact time order."""

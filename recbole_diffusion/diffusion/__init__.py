@@ -1,0 +1,1 @@
+"""The diffusion core: schedules, noise, forward and reverse processes, samplers. Imports torch only."""

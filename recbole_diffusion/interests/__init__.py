@@ -1,0 +1,1 @@
+"""What conditions the reverse chain: a user's history."""
