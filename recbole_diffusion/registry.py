@@ -1,0 +1,213 @@
+"""The one table of models: a name -> its class, the dataset and trainer it runs with. RecBole's own models follow it.
+
+A name is looked up in this order: the models of this package, RecBole's models (by exact name), a user's own class
+written ``package.module:Class``. Nothing is found by lower-casing a name, and no model is imported to list names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion import compat
+from recbole_diffusion.errors import UserError
+
+OUR_MODEL_NAMES: tuple[str, ...] = ("DiffuRec",)
+
+# Names whose module is not named after their properties file, or that have no properties file at all.
+_RECBOLE_MODELS_WITHOUT_OWN_FILE: dict[str, str] = {"Random": "random", "XGBoost": "xgboost", "LightGBM": "lightgbm"}
+_RECBOLE_FAMILIES = (
+    "general_recommender",
+    "context_aware_recommender",
+    "sequential_recommender",
+    "knowledge_aware_recommender",
+    "exlib_recommender",
+)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """What a model runs with. ``dataset_class`` and ``trainer_class`` are RecBole's, before this package wraps them."""
+
+    name: str
+    model_class: type
+    options_class: type | None
+    dataset_class: type
+    trainer_class: type
+    ours: bool
+
+
+def our_models() -> dict[str, type]:
+    """Name -> class of the models of this package (imports them, and torch)."""
+    from recbole_diffusion.models.diffurec import DiffuRec
+
+    return {"DiffuRec": DiffuRec}
+
+
+def recbole_directory() -> Path:
+    """Folder of the installed RecBole package, found without importing it.
+
+    Raises:
+        UserError: RecBole is not installed.
+    """
+    specification = importlib.util.find_spec("recbole")
+    if specification is None or not specification.submodule_search_locations:
+        raise UserError(f"RecBole is not installed; install it with: {compat.INSTALL_RECBOLE}")
+    return Path(list(specification.submodule_search_locations)[0])
+
+
+def _recbole_modules() -> dict[str, str]:
+    """RecBole's model names -> the module that defines the class, from its files alone."""
+    folder = recbole_directory()
+    stems = {path.stem: path.stem.lower() for path in (folder / "properties" / "model").glob("*.yaml")}
+    for name, stem in _RECBOLE_MODELS_WITHOUT_OWN_FILE.items():
+        stems.pop(stem, None)
+        stems[name] = stem
+    modules = {}
+    for name, stem in stems.items():
+        for family in _RECBOLE_FAMILIES:
+            if (folder / "model" / family / f"{stem}.py").is_file():
+                modules[name] = f"recbole.model.{family}.{stem}"
+                break
+    return modules
+
+
+def model_names() -> dict[str, list[str]]:
+    """Names that ``--model`` accepts besides ``package.module:Class``, by where the model comes from."""
+    return {"recbole_diffusion": sorted(OUR_MODEL_NAMES), "RecBole": sorted(_recbole_modules())}
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate a person most likely meant: the same letters in another case, else the closest spelling, else None."""
+    names = list(candidates)
+    for candidate in names:
+        if candidate.lower() == name.lower():
+            return candidate
+    lowered = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
+    return lowered[close[0]] if close else None
+
+
+def load_object(reference: str) -> Any:
+    """The object that ``package.module:Name`` names: a user's own model, schedule, step sampler or noise.
+
+    The module may also be a file in the working directory. A mistake inside that module keeps its own traceback.
+
+    Raises:
+        UserError: the reference has no colon, or the module or the name in it does not exist.
+    """
+    module_name, colon, attribute = reference.partition(":")
+    if not colon or not module_name or not attribute:
+        raise UserError(f"'{reference}' does not name an object; write it as package.module:Name")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
+            raise UserError(
+                f"no module '{error.name}' for '{reference}', looked in the Python path and in {Path.cwd()}"
+            ) from error
+        raise
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            hint = nearest(part, [name for name in vars(found) if not name.startswith("_")])
+            raise UserError(
+                f"module '{module_name}' has no '{attribute}'" + (f"; did you mean '{module_name}:{hint}'?" if hint else "")
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _dataset_class(name: str, model_class: Any) -> type:
+    """RecBole's dataset class for a model: one that the model names, one named after it, else its family's."""
+    import recbole.data.dataset as datasets
+    from recbole.utils import ModelType
+
+    declared = getattr(model_class, "dataset_class", None)
+    if declared is not None:
+        return declared
+    if name + "Dataset" in vars(datasets):
+        return vars(datasets)[name + "Dataset"]
+    by_family: dict[Any, type] = {
+        ModelType.SEQUENTIAL: datasets.SequentialDataset,
+        ModelType.KNOWLEDGE: datasets.KnowledgeBasedDataset,
+    }
+    return by_family.get(model_class.type, datasets.Dataset)
+
+
+def _trainer_class(name: str, model_class: Any) -> type:
+    """RecBole's trainer class for a model: one that the model names, one named after it, else its family's."""
+    import recbole.trainer.trainer as trainers
+    from recbole.utils import ModelType
+
+    declared = getattr(model_class, "trainer_class", None)
+    if declared is not None:
+        return declared
+    if name + "Trainer" in vars(trainers):
+        return vars(trainers)[name + "Trainer"]
+    by_family: dict[Any, type] = {
+        ModelType.KNOWLEDGE: trainers.KGTrainer,
+        ModelType.TRADITIONAL: trainers.TraditionalTrainer,
+    }
+    return by_family.get(model_class.type, trainers.Trainer)
+
+
+def _entry(name: str, model_class: type, *, ours: bool) -> ModelEntry:
+    if getattr(model_class, "type", None) is None:
+        raise UserError(
+            f"model '{name}' has no attribute 'type'; derive it from a RecBole recommender such as "
+            "recbole.model.abstract_recommender.SequentialRecommender"
+        )
+    return ModelEntry(
+        name=name,
+        model_class=model_class,
+        options_class=getattr(model_class, "Options", None),
+        dataset_class=_dataset_class(name, model_class),
+        trainer_class=_trainer_class(name, model_class),
+        ours=ours,
+    )
+
+
+def resolve_model(name: str | type) -> ModelEntry:
+    """The model that ``name`` names: one of ours, RecBole's by exact name, ``package.module:Class``, or a class itself.
+
+    Raises:
+        UserError: no such model (with the nearest name), or the model needs a package that is not installed.
+    """
+    compat.apply_patches()
+    if isinstance(name, type):
+        return _entry(name.__name__, name, ours=name.__name__ in OUR_MODEL_NAMES and name in our_models().values())
+    if name in OUR_MODEL_NAMES:
+        return _entry(name, our_models()[name], ours=True)
+    modules = _recbole_modules()
+    if name in modules:
+        try:
+            module = importlib.import_module(modules[name])
+        except ModuleNotFoundError as error:
+            raise UserError(f"model '{name}' needs the package '{error.name}', which is not installed") from error
+        return _entry(name, vars(module)[name], ours=False)
+    if ":" in name:
+        model_class = load_object(name)
+        if not isinstance(model_class, type):
+            raise UserError(f"'{name}' is not a class, but {type(model_class).__name__}")
+        return _entry(model_class.__name__, model_class, ours=False)
+    hint = nearest(name, [*OUR_MODEL_NAMES, *modules])
+    raise UserError(
+        f"unknown model '{name}'"
+        + (f"; did you mean '{hint}'?" if hint else "")
+        + " (--list_models lists the names; a class of your own is written package.module:Class)"
+    )
+
+
+def register() -> None:
+    """Make RecBole's own entry points find the models of this package (see the second half of the module)."""
+    raise NotImplementedError
