@@ -1,0 +1,94 @@
+"""The reverse chain: from x_T ~ N(0, I) to the denoised x_0, over any descending grid of slots.
+
+    x_0_hat = f(x_t, t, condition);  x_s ~ q_eta(x_s | x_t, x_0_hat);  ...;  the last step returns f's output
+
+The full grid with eta = 1 is DDPM's ancestral sampling (Ho et al. 2020, algorithm 2; DiffuRec, algorithm 1);
+eta = 0 on a sub-grid is DDIM (Song et al. 2021, section 4.2). Shapes: B batch, D embedding, T steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from recbole_diffusion.diffusion.noise import NoiseSource
+from recbole_diffusion.diffusion.process import CLEAN, GaussianProcess, check_eta
+
+
+class Denoiser(Protocol):
+    """A network that predicts x_0."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Any, *, noise: NoiseSource) -> Tensor:
+        """x_0_hat (B, D) from x_t (B, D), slots t (B,) long and ``condition``; its own draws come from ``noise``."""
+        ...
+
+
+def time_grid(num_steps: int, reverse_steps: int | None = None) -> tuple[int, ...]:
+    """The slots a reverse chain visits, descending from T - 1; the step to the clean end is not among them.
+
+    Args:
+        num_steps: T.
+        reverse_steps: how many slots (key ``reverse_steps``): None for all T, 1 for (T - 1,), else evenly spaced
+            (rounded to whole slots) from T - 1 to 0.
+
+    Raises:
+        ValueError: ``reverse_steps`` outside 1..T.
+    """
+    if reverse_steps is None:
+        reverse_steps = num_steps
+    if not 1 <= reverse_steps <= num_steps:
+        raise ValueError(
+            f"reverse_steps is {reverse_steps!r}; it must lie in 1..{num_steps} (num_steps), or be left out for all"
+        )
+    if reverse_steps == 1:
+        return (num_steps - 1,)
+    gaps = reverse_steps - 1
+    return tuple(((gaps - i) * (num_steps - 1) + gaps // 2) // gaps for i in range(reverse_steps))
+
+
+class ReverseSampler:
+    """Runs a denoiser down a grid of slots.
+
+    Args:
+        process: the diffusion process.
+        steps: None for all T slots, a number of evenly spaced ones, or the descending slots themselves (x_T then
+            holds the noise of the first).
+        eta: 1 is ancestral sampling (DDPM), 0 is deterministic (DDIM).
+
+    Raises:
+        ValueError: ``steps`` as in :func:`time_grid`, slots that do not descend within 0..T-1, eta outside 0..1.
+    """
+
+    def __init__(self, process: GaussianProcess, steps: int | Sequence[int] | None = None, eta: float = 1.0) -> None:
+        check_eta(eta)
+        self.process = process
+        self.eta = eta
+        self.grid: tuple[int, ...]
+        if steps is None or isinstance(steps, int):
+            self.grid = time_grid(process.num_steps, steps)
+        else:
+            self.grid = tuple(int(slot) for slot in steps)
+            path = (process.num_steps, *self.grid, CLEAN)
+            if not self.grid or any(later >= earlier for earlier, later in zip(path[:-1], path[1:], strict=True)):
+                raise ValueError(
+                    f"the slots {self.grid} do not descend within {process.num_steps - 1}..0, each at most once"
+                )
+
+    def __call__(self, denoiser: Denoiser, x_T: Tensor, condition: Any, *, noise: NoiseSource) -> Tensor:
+        """The denoised x_0 (B, D).
+
+        Args:
+            denoiser: called once per slot, the highest first.
+            x_T: (B, D) where the chain starts.
+            condition: handed to the denoiser untouched.
+            noise: draws of one step, in this order: the denoiser's own, then the step's (none for the last step).
+        """
+        x = x_T
+        for t, s in zip(self.grid, (*self.grid[1:], CLEAN), strict=True):
+            slots = torch.full((len(x),), t, dtype=torch.long, device=x.device)
+            x_0_hat = denoiser(x, slots, condition, noise=noise)
+            x = self.process.step(x_0_hat, x, t, s, eta=self.eta, noise=noise)
+        return x
