@@ -22,6 +22,13 @@ _MASK64 = (1 << 64) - 1
 class NoiseSource(Protocol):
     """Anything that hands out standard normal numbers; ``shape[0]`` counts the rows of the batch."""
 
+    per_row: bool
+    """Whether a row has its own stream, so that draws must be asked for row by row."""
+
+    def select(self, index: Tensor | Sequence[int]) -> NoiseSource:
+        """The source of these rows of the batch."""
+        ...
+
     def normal(
         self,
         shape: Sequence[int],
@@ -48,8 +55,14 @@ class GlobalNoise:
     ``lengths`` is ignored: padded positions get noise too.
     """
 
+    per_row = False
+
     def __init__(self, generator: torch.Generator | None = None) -> None:
         self.generator = generator
+
+    def select(self, index: Tensor | Sequence[int]) -> GlobalNoise:
+        """Itself: its stream belongs to no row."""
+        return self
 
     def normal(
         self,
@@ -66,6 +79,12 @@ class GlobalNoise:
 
 class ZeroNoise:
     """All zeros: the reverse chain then follows its means."""
+
+    per_row = False
+
+    def select(self, index: Tensor | Sequence[int]) -> ZeroNoise:
+        """Itself."""
+        return self
 
     def normal(
         self,
@@ -90,6 +109,8 @@ class RowNoise:
         row_keys: (rows,) integers, what identifies a row in the whole evaluation set (its number there).
         seed: the evaluation's seed (key ``eval_seed``).
     """
+
+    per_row = True
 
     def __init__(self, row_keys: Tensor | Sequence[int], seed: int) -> None:
         keys = torch.as_tensor(row_keys, dtype=torch.int64, device="cpu")

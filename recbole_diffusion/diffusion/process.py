@@ -83,6 +83,7 @@ class GaussianProcess(nn.Module):
         return self.schedule.num_steps
 
     def extra_repr(self) -> str:
+        """What `print` shows of it."""
         return f"reverse_noise={self.reverse_noise!r}"
 
     def sample(self, x_0: Tensor, t: Tensor, *, noise: NoiseSource | Tensor) -> Noised:

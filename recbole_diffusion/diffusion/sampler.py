@@ -9,6 +9,7 @@ eta = 0 on a sub-grid is DDIM (Song et al. 2021, section 4.2). Shapes: B batch, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -72,7 +73,7 @@ class ReverseSampler:
         else:
             self.grid = tuple(int(slot) for slot in steps)
             path = (process.num_steps, *self.grid, CLEAN)
-            if not self.grid or any(later >= earlier for earlier, later in zip(path[:-1], path[1:], strict=True)):
+            if not self.grid or any(later >= earlier for earlier, later in pairwise(path)):
                 raise ValueError(
                     f"the slots {self.grid} do not descend within {process.num_steps - 1}..0, each at most once"
                 )

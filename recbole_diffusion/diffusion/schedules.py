@@ -84,6 +84,7 @@ class NoiseSchedule(nn.Module):
         return len(self.tables["betas"])
 
     def extra_repr(self) -> str:
+        """What `print` shows of it."""
         beta, last = self.tables["betas"], self.tables["alpha_bar"][-1]
         return f"num_steps={self.num_steps}, beta={beta[0]:.6g}..{beta[-1]:.6g}, alpha_bar_T={last:.6g}"
 
@@ -205,7 +206,8 @@ def linear_var(num_steps: int, *, variance_min: float, variance_max: float, vari
 def _betas_of_curve(alpha_bar: Callable[[np.ndarray], np.ndarray], num_steps: int) -> np.ndarray:
     """beta_i = min(1 - alpha_bar((i+1)/T) / alpha_bar(i/T), 0.999)."""
     slot = np.arange(num_steps)
-    return np.minimum(1.0 - alpha_bar((slot + 1) / num_steps) / alpha_bar(slot / num_steps), 0.999)
+    beta: np.ndarray = np.minimum(1.0 - alpha_bar((slot + 1) / num_steps) / alpha_bar(slot / num_steps), 0.999)
+    return beta
 
 
 def _refuse_up_to_20(name: str, num_steps: int) -> None:
