@@ -1,7 +1,7 @@
 """The package as its users get it: as a wheel, editable, or straight from a checkout.
 
-Wheels are built and installed by pip from a copy of the tree, without build isolation and without an index, so nothing
-is fetched. What is installed is looked at in a fresh interpreter that starts with `-S`: it sees the dependencies of this
+Wheels are built and installed by pip from a copy of the tree, without build isolation and without an index: nothing is
+fetched. What is installed is looked at in a fresh interpreter that starts with `-S`: it sees the dependencies of this
 one, but not the installation of this package that the tests themselves may run in.
 """
 
