@@ -155,11 +155,12 @@ def test_recbole_imports_without_the_packages_that_are_not_declared(tmp_path: Pa
 @pytest.mark.parametrize("arguments", [["--model=DiffuRec", "--dataset=ml-100k"], ["evaluate", "--checkpoint=runs/a"]])
 def test_without_recbole_one_line_says_how_to_install_it(arguments: Sequence[str], tmp_path: Path) -> None:
     without_recbole = (
-        "class Absent:\n"
+        "class WithoutRecBole:\n"
+        "    def __init__(self, finder): self.finder = finder\n"
+        "    def __getattr__(self, name): return getattr(self.finder, name)\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] == 'recbole':\n"
-        "            raise ModuleNotFoundError(\"No module named 'recbole'\", name='recbole')\n"
-        "sys.meta_path.insert(0, Absent())\n"
+        "        return None if name.split('.')[0] == 'recbole' else self.finder.find_spec(name, path, target)\n"
+        "sys.meta_path[:] = [WithoutRecBole(finder) for finder in sys.meta_path]\n"
     )
     run_command = f"from recbole_diffusion.command_line import main\nsys.exit(main({list(arguments)!r}))"
     done = fresh_python(without_recbole + run_command, first=ROOT, cwd=tmp_path)
