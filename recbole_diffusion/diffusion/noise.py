@@ -117,7 +117,7 @@ class RowNoise:
         if keys.dim() != 1:
             raise ValueError(f"row_keys has shape {tuple(keys.shape)}; it must have one dimension, one key per row")
         self._generators = [torch.Generator() for _ in range(len(keys))]
-        for generator, row_seed in zip(self._generators, _row_seeds(keys.numpy(), seed).tolist(), strict=True):
+        for generator, row_seed in zip(self._generators, row_seeds(keys.numpy(), seed).tolist(), strict=True):
             generator.manual_seed(row_seed)
 
     def __len__(self) -> int:
@@ -198,7 +198,7 @@ def _scramble32(value: np.ndarray) -> np.ndarray:
     return scrambled
 
 
-def _row_seeds(row_keys: np.ndarray, seed: int) -> np.ndarray:
+def row_seeds(row_keys: np.ndarray, seed: int) -> np.ndarray:
     """(rows,) uint32 generator seeds.
 
     torch's CPU generator keeps only the low 32 bits of its seed, so hashing (seed, row) to 64 bits would let rows
