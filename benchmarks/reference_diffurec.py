@@ -172,7 +172,7 @@ class ReferenceDiffuRec(nn.Module):
         half = self.sizes.hidden_size // 2
         frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
         angles = (t.float() * (1000 / self.sizes.num_steps))[:, None] * frequencies[None]
-        sinusoid = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+        sinusoid = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1).to(self.step_first.weight.dtype)
         return self.step_second(nn.functional.silu(self.step_first(sinusoid)))
 
     def history_vectors(self, history: Tensor) -> Tensor:
