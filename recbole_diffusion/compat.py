@@ -8,9 +8,15 @@ nobody needs any more does not stay.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import pickle
 import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.errors import UserError
@@ -83,6 +89,120 @@ def restore_dok_matrix_update() -> None:
         dok_matrix._update = _update
 
 
+@contextlib.contextmanager
+def tensorboard_in(folder: Path) -> Iterator[None]:
+    """While a RecBole trainer is being built, its TensorBoard events go to ``folder``.
+
+    RecBole's trainer always writes them to ``./log_tensorboard``, beside whatever a person is working on.
+    """
+    import recbole.trainer.trainer as trainers
+    from torch.utils.tensorboard import SummaryWriter
+
+    original = trainers.get_tensorboard
+    trainers.get_tensorboard = lambda logger: SummaryWriter(str(folder))
+    try:
+        yield
+    finally:
+        trainers.get_tensorboard = original
+
+
+class _RecBoleUnpickler(pickle.Unpickler):
+    """Reads the pickle inside RecBole's checkpoints and creates nothing but the classes such a file is made of.
+
+    RecBole writes its whole Config into a checkpoint, with pickle protocol 4, so ``weights_only=True`` (the default
+    since torch 2.6) cannot read it and ``weights_only=False`` would run any code that a file carries.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The class or rebuilding function that a checkpoint asks for.
+
+        Raises:
+            UserError: a RecBole checkpoint has no need of it.
+        """
+        if (module, name) in _REBUILDERS or (module == "torch" and name.endswith("Storage")):
+            return super().find_class(module, name)
+        if module.split(".")[0] in ("recbole", "recbole_diffusion"):
+            found = super().find_class(module, name)
+            if isinstance(found, type) and found.__module__ == module:
+                return found
+        raise UserError(
+            f"the checkpoint asks for {module}.{name}, which no RecBole checkpoint needs; it was not loaded"
+        )
+
+
+_REBUILDERS = {
+    ("collections", "OrderedDict"),
+    ("collections", "defaultdict"),
+    ("torch", "device"),
+    ("torch", "Size"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_device_tensor_from_numpy"),
+    ("torch.storage", "UntypedStorage"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("yaml.loader", "FullLoader"),
+}
+
+
+class _RecBolePickle:
+    """The ``pickle_module`` that ``torch.load`` is given for RecBole's checkpoints."""
+
+    Unpickler = _RecBoleUnpickler
+    UnpicklingError = pickle.UnpicklingError
+
+
+def load_recbole_checkpoint(file: Any, map_location: Any = None, **arguments: Any) -> Any:
+    """Read a ``.pth`` file that RecBole wrote; like ``torch.load``.
+
+    Raises:
+        UserError: the file would create something that is not part of a RecBole checkpoint.
+    """
+    import torch
+
+    if arguments.get("weights_only") is None:
+        arguments.update(weights_only=False, pickle_module=_RecBolePickle)
+    return torch.load(file, map_location=map_location, **arguments)
+
+
+class _TorchForRecBole(types.ModuleType):
+    """``torch`` as a RecBole module sees it: the same, with ``load`` reading RecBole's checkpoints."""
+
+    load = staticmethod(load_recbole_checkpoint)
+
+    def __getattr__(self, name: str) -> Any:
+        import torch
+
+        return getattr(torch, name)
+
+
+# RecBole's modules that read checkpoints RecBole wrote: to resume or test, or to start from another model's weights.
+CHECKPOINT_READERS = (
+    "recbole.trainer.trainer",
+    "recbole.model.general_recommender.convncf",
+    "recbole.model.general_recommender.nais",
+    "recbole.model.general_recommender.neumf",
+    "recbole.model.general_recommender.ract",
+    "recbole.model.context_aware_recommender.kd_dagfm",
+    "recbole.model.sequential_recommender.s3rec",
+)
+
+
+def read_recbole_checkpoints() -> None:
+    """Let the loaded modules of RecBole that read its checkpoints do so under torch 2.6 and later.
+
+    ``torch.load`` itself is not changed, for nobody else.
+    """
+    for name in CHECKPOINT_READERS:
+        module = sys.modules.get(name)
+        if module is not None and not isinstance(vars(module).get("torch"), _TorchForRecBole):
+            vars(module)["torch"] = _TorchForRecBole("torch")
+
+
 def apply_patches() -> None:
     """Check the installed packages and apply every patch. Safe to call again; never called at import.
 
@@ -92,3 +212,4 @@ def apply_patches() -> None:
     check_packages()
     restore_numpy_names()
     restore_dok_matrix_update()
+    read_recbole_checkpoints()

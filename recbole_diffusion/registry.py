@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Iterable
@@ -36,7 +37,7 @@ class ModelEntry:
     """What a model runs with. ``dataset_class`` and ``trainer_class`` are RecBole's, before this package wraps them."""
 
     name: str
-    model_class: type
+    model_class: Any
     options_class: type | None
     dataset_class: type
     trainer_class: type
@@ -59,7 +60,39 @@ def recbole_directory() -> Path:
     specification = importlib.util.find_spec("recbole")
     if specification is None or not specification.submodule_search_locations:
         raise UserError(f"RecBole is not installed; install it with: {compat.INSTALL_RECBOLE}")
-    return Path(list(specification.submodule_search_locations)[0])
+    return Path(next(iter(specification.submodule_search_locations)))
+
+
+def properties_directory() -> Path:
+    """Folder with ``overall.yaml``, ``model/``, ``dataset/``: inside the installed package or beside it (a checkout).
+
+    Raises:
+        UserError: neither place has it (a broken installation).
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "properties", package.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise UserError(f"no properties/overall.yaml in {package} or beside it; install recbole-diffusion again")
+
+
+def default_file_of(name: str) -> Path | None:
+    """The file of defaults of one of our models or RecBole's, found by its name alone; None when there is none."""
+    for folder in (properties_directory() / "model", recbole_directory() / "properties" / "model"):
+        for stem in (name, name.lower()):
+            if (folder / f"{stem}.yaml").is_file():
+                return folder / f"{stem}.yaml"
+    return None
+
+
+def default_file(model_class: type) -> Path | None:
+    """The file of defaults of the nearest base that is our model or RecBole's: a user's own class inherits them."""
+    for base in model_class.__mro__:
+        if base.__module__.split(".")[0] in ("recbole_diffusion", "recbole"):
+            path = default_file_of(base.__name__)
+            if path is not None:
+                return path
+    return None
 
 
 def _recbole_modules() -> dict[str, str]:
@@ -84,7 +117,7 @@ def model_names() -> dict[str, list[str]]:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate a person most likely meant: the same letters in another case, else the closest spelling, else None."""
+    """The candidate most likely meant: the same letters in another case, else the closest spelling, else None."""
     names = list(candidates)
     for candidate in names:
         if candidate.lower() == name.lower():
@@ -121,7 +154,7 @@ def load_object(reference: str) -> Any:
         if not hasattr(found, part):
             hint = nearest(part, [name for name in vars(found) if not name.startswith("_")])
             raise UserError(
-                f"module '{module_name}' has no '{attribute}'" + (f"; did you mean '{module_name}:{hint}'?" if hint else "")
+                f"'{reference}': {module_name} has no '{attribute}'" + (f"; did you mean '{hint}'?" if hint else "")
             )
         found = getattr(found, part)
     return found
@@ -208,6 +241,42 @@ def resolve_model(name: str | type) -> ModelEntry:
     )
 
 
+def _injected_module(name: str, model_class: type) -> None:
+    """Put a model where RecBole's ``get_model`` looks: ``recbole.model.sequential_recommender.<lower-case name>``."""
+    full_name = f"recbole.model.sequential_recommender.{name.lower()}"
+    specification = importlib.machinery.ModuleSpec(full_name, loader=None, origin=model_class.__module__)
+    module = importlib.util.module_from_spec(specification)
+    setattr(module, name, model_class)
+    sys.modules[full_name] = module
+
+
 def register() -> None:
-    """Make RecBole's own entry points find the models of this package (see the second half of the module)."""
-    raise NotImplementedError
+    """Make RecBole's own ``run_recbole(model="DiffuRec")``, ``get_model("DiffuRec")`` and ``Config`` know our models.
+
+    No file of RecBole is touched. Its ``get_model`` finds a module of ours where it looks for its own, and its
+    ``Config`` reads the model's defaults from our properties folder (RecBole only looks into its own). The run itself
+    is then RecBole's: its reader, its trainer, its log and checkpoint files. Safe to call again.
+
+    Raises:
+        UserError: RecBole is absent or another version.
+    """
+    compat.apply_patches()
+    from recbole.config import Config
+
+    models = our_models()
+    for name, model_class in models.items():
+        _injected_module(name, model_class)
+
+    if getattr(Config, "_reads_recbole_diffusion", False):
+        return
+    from recbole_diffusion.config_files import read_yaml
+
+    load_recbole_defaults = Config._load_internal_config_dict
+
+    def load_defaults(self: Any, model: str, model_class: type, dataset: str) -> None:
+        load_recbole_defaults(self, model, model_class, dataset)
+        if models.get(model) is model_class:
+            self.internal_config_dict.update(read_yaml(properties_directory() / "model" / f"{model}.yaml").values)
+
+    Config._load_internal_config_dict = load_defaults
+    Config._reads_recbole_diffusion = True

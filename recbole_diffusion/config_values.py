@@ -1,0 +1,402 @@
+"""What values a configuration's keys may have: checks for RecBole's keys and ours; a model's own keys as a dataclass.
+
+A check takes a value and returns it (normalised: one metric becomes a list of one), or raises :class:`NotAllowedError`
+with what would have been allowed; whoever calls it adds the key, the value and where it was given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.registry import nearest
+
+OptionsType = TypeVar("OptionsType")
+Check = Callable[[Any], Any]
+
+
+class NotAllowedError(Exception):
+    """A value that is not allowed; the message is what would have been, to follow "must be"."""
+
+
+def integer(minimum: int | None = None, *, none: bool = False) -> Check:
+    """An integer (a bool is none) of at least ``minimum``; ``none`` lets None through."""
+    allowed = "an integer" + ("" if minimum is None else f" of at least {minimum}") + (" or ~" if none else "")
+
+    def check(value: Any) -> Any:
+        if value is None and none:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or (minimum is not None and value < minimum):
+            raise NotAllowedError(allowed)
+        return value
+
+    return check
+
+
+def number(minimum: float | None = None, *, above: float | None = None, maximum: float | None = None) -> Check:
+    """A finite number within bounds; ``above`` is a lower bound that is not allowed itself."""
+    allowed = "a number"
+    allowed += f" above {above:g}" if above is not None else f" of at least {minimum:g}" if minimum is not None else ""
+    allowed += f" and at most {maximum:g}" if maximum is not None else ""
+
+    def check(value: Any) -> Any:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or (minimum is not None and value < minimum)
+            or (above is not None and value <= above)
+            or (maximum is not None and value > maximum)
+        ):
+            raise NotAllowedError(allowed)
+        return value
+
+    return check
+
+
+def boolean(*, none: bool = False) -> Check:
+    """True or False, no 0 or 1; ``none`` lets None through."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, bool) or (none and value is None):
+            return value
+        raise NotAllowedError("True or False" + (" or ~" if none else ""))
+
+    return check
+
+
+def choice(*choices: str, none: bool = False, any_case: bool = False) -> Check:
+    """One of ``choices``; the error has the nearest."""
+
+    def check(value: Any) -> Any:
+        if value is None and none:
+            return None
+        if isinstance(value, str) and (value in choices or (any_case and value.lower() in map(str.lower, choices))):
+            return value
+        hint = nearest(value, choices) if isinstance(value, str) else None
+        raise NotAllowedError(
+            "one of " + ", ".join([*choices, *(["~"] if none else [])]) + (f" (did you mean '{hint}'?)" if hint else "")
+        )
+
+    return check
+
+
+def text(*, none: bool = False) -> Check:
+    """Text; ``none`` lets None through."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) or (none and value is None):
+            return value
+        raise NotAllowedError("text" + (" or ~" if none else ""))
+
+    return check
+
+
+def sequence(*, none: bool = False) -> Check:
+    """A list (a tuple becomes one); ``none`` lets None through."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return list(value)
+        if none and value is None:
+            return None
+        raise NotAllowedError("a list such as [a, b]" + (" or ~" if none else ""))
+
+    return check
+
+
+def mapping(*keys: str, none: bool = False) -> Check:
+    """A mapping, with no other keys than ``keys`` where any are named; ``none`` lets None through."""
+
+    def check(value: Any) -> Any:
+        if none and value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise NotAllowedError("a mapping such as {a: b}" + (" or ~" if none else ""))
+        for key in value if keys else ():
+            if key not in keys:
+                hint = nearest(str(key), keys)
+                raise NotAllowedError(
+                    f"a mapping with the keys {', '.join(keys)} and not '{key}'"
+                    + (f" (did you mean '{hint}'?)" if hint else "")
+                )
+        return dict(value)
+
+    return check
+
+
+def cutoffs(value: Any) -> list[int]:
+    """Cut-offs of ranking metrics: a positive integer or several; returns a list."""
+    given = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not given or any(isinstance(k, bool) or not isinstance(k, int) or k < 1 for k in given):
+        raise NotAllowedError("a positive integer or a list of them such as [5, 10, 20]")
+    return given
+
+
+def metric_names(value: Any) -> list[str]:
+    """Names of metrics that RecBole knows, in any case; returns a list."""
+    from recbole.evaluator.register import metric_types, metrics_dict
+
+    names = [value] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else []
+    known = sorted(metric_class.__name__ for metric_class in metrics_dict.values())
+    for name in names or [""]:
+        if not isinstance(name, str) or name.lower() not in metric_types:
+            hint = nearest(str(name), known)
+            raise NotAllowedError("a list of " + ", ".join(known) + (f" (did you mean '{hint}'?)" if hint else ""))
+    return names
+
+
+_INTERVAL = re.compile(r"\s*[\[(]\s*([-+.\w]+)\s*,\s*([-+.\w]+)\s*[\])]\s*")
+
+
+def interval(value: Any) -> str | None:
+    """An interval of counts in RecBole's notation, ``"[5,inf)"``, or None."""
+    allowed = 'an interval such as "[5,inf)" in quotes, lower end first, or ~'
+    if value is None:
+        return None
+    match = _INTERVAL.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise NotAllowedError(allowed)
+    try:
+        low, high = float(match.group(1)), float(match.group(2))
+    except ValueError:
+        raise NotAllowedError(allowed) from None
+    if not low <= high:
+        raise NotAllowedError(allowed)
+    return match.group().strip()
+
+
+def gpu_numbers(value: Any) -> str:
+    """Numbers of GPUs as RecBole writes them, ``"0"`` or ``"0,1"``; ``""`` for none."""
+    parts = list(value) if isinstance(value, (list, tuple)) else str(value).split(",") if value is not None else [""]
+    if isinstance(value, bool) or any(re.fullmatch(r"\s*\d*\s*", str(part)) is None for part in parts):
+        raise NotAllowedError("the number of a GPU such as 0, or '' for none")
+    return ",".join(str(part).strip() for part in parts)
+
+
+_SPLIT_BY_RATIO = "[0.8, 0.1, 0.1]"
+
+
+def evaluation_protocol(value: Any) -> dict[str, Any]:
+    """RecBole's ``eval_args``: how rows are split, ordered, grouped, and against which items they are ranked."""
+    protocol = mapping("split", "order", "group_by", "mode")(value)
+    nested: tuple[tuple[str, Check], ...] = (
+        ("order", choice("TO", "RO")),
+        ("group_by", choice("user", "none", none=True)),
+        ("split", _split),
+        ("mode", _ranked_against),
+    )
+    for name, check in nested:
+        if name in protocol:
+            try:
+                protocol[name] = check(protocol[name])
+            except NotAllowedError as error:
+                raise NotAllowedError(f"a mapping whose '{name}' is {error}") from None
+    return protocol
+
+
+def _split(value: Any) -> dict[str, Any]:
+    split = mapping("LS", "RS")(value)
+    if len(split) != 1:
+        raise NotAllowedError(f"{{LS: valid_and_test}} or {{RS: {_SPLIT_BY_RATIO}}}")
+    if "LS" in split:
+        choice("valid_and_test", "valid_only", "test_only")(split["LS"])
+    else:
+        ratios = sequence()(split["RS"])
+        if not ratios or any(isinstance(r, bool) or not isinstance(r, (int, float)) or r < 0 for r in ratios):
+            raise NotAllowedError(f"{{RS: {_SPLIT_BY_RATIO}}}")
+    return split
+
+
+def _ranked_against(value: Any) -> Any:
+    for mode in mapping("valid", "test")(value).values() if isinstance(value, Mapping) else [value]:
+        if not isinstance(mode, str) or re.fullmatch(r"full|labeled|(uni|pop)[1-9]\d*", mode) is None:
+            raise NotAllowedError("full, labeled, or a number of sampled items such as uni100 or pop100")
+    return value
+
+
+def _negative_sampling(value: Any) -> dict[str, Any] | None:
+    if value is None or value == "None":
+        return None
+    sampling = mapping("distribution", "sample_num", "alpha", "dynamic", "candidate_num")(value)
+    if sampling.get("distribution", "uniform") not in ("uniform", "popularity", "none", None):
+        raise NotAllowedError("a mapping whose 'distribution' is uniform, popularity or none")
+    return sampling
+
+
+CHECKS: dict[str, Check] = {
+    # environment
+    "gpu_id": gpu_numbers,
+    "use_gpu": boolean(),
+    "worker": integer(0),
+    "num_threads": integer(1, none=True),
+    "seed": integer(0),
+    "eval_seed": integer(0, none=True),
+    "reproducibility": boolean(),
+    "show_progress": boolean(),
+    "state": choice("INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL", none=True, any_case=True),
+    "data_path": text(),
+    # training
+    "epochs": integer(1),
+    "train_batch_size": integer(1),
+    "learner": choice("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam", any_case=True),
+    "learning_rate": number(above=0.0),
+    "weight_decay": number(0.0),
+    "train_neg_sample_args": _negative_sampling,
+    "eval_step": integer(0),
+    "stopping_step": integer(0),
+    "clip_grad_norm": mapping("max_norm", "norm_type", "error_if_nonfinite", "foreach", none=True),
+    "loss_decimal_place": integer(0),
+    "scheduler": choice("none", "step", none=True),
+    "scheduler_step_size": integer(1),
+    "scheduler_gamma": number(above=0.0, maximum=1.0),
+    "precision": choice("fp32", "bf16", "fp16"),
+    "transform": choice(
+        "mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined", none=True
+    ),
+    # evaluation
+    "eval_args": evaluation_protocol,
+    "metrics": metric_names,
+    "topk": cutoffs,
+    "valid_metric": text(),
+    "eval_batch_size": integer(1),
+    "metric_decimal_place": integer(0),
+    # data
+    "MAX_ITEM_LIST_LENGTH": integer(1),
+    "time_precision": choice("exact", "recbole"),
+    "encoding": text(none=True),
+    "field_separator": text(),
+    "seq_separator": text(),
+    "load_col": mapping(none=True),
+    "unload_col": mapping(none=True),
+    "unused_col": mapping(none=True),
+    "val_interval": mapping(none=True),
+    "threshold": mapping(none=True),
+    "seq_len": mapping(none=True),
+    "preload_weight": mapping(none=True),
+    "rm_dup_inter": choice("first", "last", none=True),
+    "alias_of_user_id": sequence(none=True),
+    "alias_of_item_id": sequence(none=True),
+    "alias_of_entity_id": sequence(none=True),
+    "alias_of_relation_id": sequence(none=True),
+    "benchmark_filename": sequence(none=True),
+    "normalize_field": sequence(none=True),
+    "normalize_all": boolean(none=True),
+    "user_inter_num_interval": interval,
+    "item_inter_num_interval": interval,
+    "entity_kg_num_interval": interval,
+    "relation_kg_num_interval": interval,
+}
+
+
+def check_like(default: Any) -> Check:
+    """Check for a key that has no rule of its own: the kind of value that its default is."""
+    if isinstance(default, bool):
+        return boolean()
+    if isinstance(default, (int, float)):
+        return number()
+    if isinstance(default, str):
+        return text(none=True)
+    if isinstance(default, list):
+        return sequence()
+    if isinstance(default, dict):
+        return mapping(none=True)
+    return lambda value: value
+
+
+def fit(value: Any, hint: Any) -> Any:
+    """``value`` as the type ``hint`` of a dataclass field.
+
+    Raises:
+        NotAllowedError: it is not one.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or hint is object:
+        return value
+    if origin is Literal:
+        for allowed_value in arguments:
+            if type(allowed_value) is type(value) and allowed_value == value:
+                return allowed_value
+        names = [str(allowed_value) for allowed_value in arguments]
+        near = nearest(value, names) if isinstance(value, str) else None
+        raise NotAllowedError("one of " + ", ".join(names) + (f" (did you mean '{near}'?)" if near else ""))
+    if origin in (Union, types.UnionType):
+        allowed = []
+        for member in arguments:
+            try:
+                return fit(value, member)
+            except NotAllowedError as error:
+                allowed.append(str(error))
+        raise NotAllowedError(" or ".join(allowed))
+    if hint is type(None):
+        if value is None:
+            return None
+        raise NotAllowedError("~")
+    if hint is float:
+        return float(number()(value))
+    if hint in (list, tuple) or origin in (list, tuple):
+        return _fit_sequence(value, origin or hint, arguments)
+    simple: dict[Any, Check] = {bool: boolean(), int: integer(), str: text()}
+    if hint in simple:
+        return simple[hint](value)
+    if hint is dict or origin in (dict, Mapping):
+        return mapping()(value)
+    if origin is not None or not isinstance(hint, type) or isinstance(value, hint):
+        return value
+    raise NotAllowedError(f"a {hint.__name__}")
+
+
+def _fit_sequence(value: Any, kind: Any, arguments: tuple[Any, ...]) -> Any:
+    entries = sequence()(value)
+    fixed = kind is tuple and bool(arguments) and arguments[-1] is not Ellipsis
+    if fixed and len(entries) != len(arguments):
+        raise NotAllowedError(f"a list of {len(arguments)} values")
+    hints = arguments if fixed else [arguments[0] if arguments else Any] * len(entries)
+    try:
+        return kind(fit(entry, hint) for entry, hint in zip(entries, hints, strict=True))
+    except NotAllowedError as error:
+        raise NotAllowedError(f"a list whose entries are {error}") from None
+
+
+def model_options(options_class: type[OptionsType], config: Any) -> OptionsType:
+    """A model's own keys from the configuration, as the frozen dataclass that the model declares them in.
+
+    Field types may be ``int``, ``float`` (an integer will do), ``bool``, ``str``, ``Literal``, ``Optional`` and unions
+    of these, lists and tuples of them, ``dict``. A field without default must be in the configuration. A ``ValueError``
+    from the dataclass's own ``__post_init__`` is passed on as the person's mistake.
+
+    Args:
+        options_class: the dataclass.
+        config: a :class:`~recbole_diffusion.config.RunConfig`, RecBole's ``Config``, or a dict.
+
+    Raises:
+        UserError: a key is missing or its value does not fit; names the key, what it got, what is allowed.
+    """
+    hints = typing.get_type_hints(options_class)
+    where = getattr(config, "origin", None)
+    arguments: dict[str, Any] = {}
+    for option in dataclasses.fields(typing.cast(Any, options_class)):
+        if not option.init:
+            continue
+        if option.name not in config:
+            if option.default is dataclasses.MISSING and option.default_factory is dataclasses.MISSING:
+                raise UserError(f"key '{option.name}' is not set and {options_class.__qualname__} needs it")
+            continue
+        value = config[option.name]
+        try:
+            arguments[option.name] = fit(value, hints[option.name])
+        except NotAllowedError as error:
+            origin = f" ({where(option.name)})" if callable(where) else ""
+            raise UserError(f"{option.name} must be {error}, got {value!r}{origin}") from None
+    try:
+        return options_class(**arguments)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
