@@ -25,10 +25,9 @@ def sinusoid(t_scaled: Tensor, dim: int) -> Tensor:
         (B, D) float32.
     """
     half = dim // 2
-    frequency = torch.exp(
-        torch.arange(half, dtype=torch.float32, device=t_scaled.device) * (-math.log(10000.0) / max(half, 1))
-    )
-    angle = t_scaled.float()[:, None] * frequency
+    # float32 and this order of operations, as in the released code: at t = 969 the rounding of a frequency shows (6e-5).
+    exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t_scaled.device) / half
+    angle = t_scaled.float()[:, None] * exponent.exp()
     wave = torch.cat([angle.cos(), angle.sin()], dim=1)
     return nn.functional.pad(wave, (0, dim - 2 * half))
 

@@ -10,6 +10,7 @@ DiffuRec's released code names the second one but never feeds it a loss, so it s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -124,6 +125,23 @@ class LossAwareSteps(nn.Module):
 
 STEP_SAMPLERS: dict[str, type] = {"uniform": UniformSteps, "lossaware": LossAwareSteps}
 """The values of key ``step_sampler``; each is built with ``num_steps``."""
+
+
+def build_step_sampler(name_or_class: str | Callable[[int], StepSampler], num_steps: int) -> StepSampler:
+    """The step sampler called `name_or_class` (key ``step_sampler``), or a user's own class, for T = ``num_steps``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if not isinstance(name_or_class, str):
+        return name_or_class(num_steps)
+    if name_or_class not in STEP_SAMPLERS:
+        raise ValueError(
+            f"step_sampler '{name_or_class}' does not exist; choose one of {', '.join(STEP_SAMPLERS)} "
+            "or give a class as package.module:Class"
+        )
+    sampler: StepSampler = STEP_SAMPLERS[name_or_class](num_steps)
+    return sampler
 
 
 def _check_num_steps(num_steps: int) -> None:

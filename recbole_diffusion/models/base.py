@@ -1,0 +1,132 @@
+"""What every diffusion recommender shares: training loss, scoring, and evaluation noise that belongs to the row.
+
+A model supplies `losses`, `user_vectors` and `item_vectors`; `calculate_loss`, `predict` and `full_sort_predict` are
+written here once, so `predict` always equals the matching entry of `full_sort_predict`.
+
+Evaluation noise. A reverse chain draws noise. The noise of a row is drawn from a stream keyed by (`eval_seed`, row number in
+the evaluation set), so scores do not depend on the batch size, the order or the device. The trainer puts the row number
+into the batch as `EVALUATION_ROW`; without it (a foreign training loop, a single history) the key is a hash of the history
+itself. `eval_seed: ~` draws from torch's global generator instead.
+
+Shapes: B rows, K user vectors a row, D embedding, V items (row 0 is padding).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor
+from torch.nn import functional
+
+from recbole_diffusion.config import model_options
+from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, RowNoise
+from recbole_diffusion.registry import load_object
+
+EVALUATION_ROW = "evaluation_row"
+Score = Literal["dot", "neg_sq_dist", "cosine"]
+_HASH_MULTIPLIER = 6364136223846793005  # Knuth's MMIX linear congruential multiplier
+_CHAIN_STRIDE = 1_000_003
+
+
+def relevance(user_vectors: Tensor, item_vectors: Tensor, score: Score) -> Tensor:
+    """Scores of every user vector against every item.
+
+    Args:
+        user_vectors: (..., D).
+        item_vectors: (V, D).
+        score: `dot` x . e; `neg_sq_dist` -max(0, |x|^2 + |e|^2 - 2 x . e) (the published DiffuRec code's "routing" score);
+            `cosine` x . e / (|x| |e|), the same ranking as DiffuRec's Eq. 21.
+
+    Returns:
+        (..., V).
+    """
+    if score == "cosine":
+        user_vectors = functional.normalize(user_vectors, dim=-1)
+        item_vectors = functional.normalize(item_vectors, dim=-1)
+    products = user_vectors @ item_vectors.transpose(0, 1)
+    if score == "neg_sq_dist":
+        squares = user_vectors.square().sum(-1, keepdim=True) + item_vectors.square().sum(-1)
+        return -(squares - 2 * products).clamp_min(0.0)
+    return products
+
+
+def named_part(name: str) -> Any:
+    """A part given by name in a configuration: ``package.module:Name`` is loaded, any other name is left as it is."""
+    return load_object(name) if ":" in name else name
+
+
+def history_keys(item_seq: Tensor) -> Tensor:
+    """A 64-bit key of each history (B, L), independent of how far it is padded with zeros; (B,) on the CPU."""
+    ids = item_seq.cpu().to(torch.int64)
+    powers = torch.full((ids.shape[1],), _HASH_MULTIPLIER, dtype=torch.int64).cumprod(0)
+    return (ids * powers).sum(1)
+
+
+class DiffusionRecommender(SequentialRecommender):
+    """Base of the diffusion recommenders; a RecBole `SequentialRecommender`.
+
+    Subclasses set `Options` (a frozen dataclass of the model's own keys; needs the fields `score`, `eval_seed`,
+    `n_eval_samples`), build their parts in `__init__`, and write the three methods below.
+    """
+
+    input_type = InputType.POINTWISE
+    Options: ClassVar[Any]
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.options = model_options(type(self).Options, config)
+
+    def losses(self, interaction: Interaction) -> dict[str, Tensor]:
+        """Named, weighted loss terms of a training batch; their sum is minimised."""
+        raise TypeError(f"{type(self).__name__} does not define losses(interaction)")
+
+    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
+        """One draw of the user vectors (B, K, D)."""
+        raise TypeError(f"{type(self).__name__} does not define sample_user_vectors(interaction, noise)")
+
+    def item_vectors(self) -> Tensor:
+        """The vectors that user vectors are scored against, (V, D)."""
+        raise TypeError(f"{type(self).__name__} does not define item_vectors()")
+
+    def evaluation_noise(self, interaction: Interaction, chain: int = 0) -> NoiseSource:
+        """The noise of evaluation chain number `chain` (0-based) for this batch."""
+        seed = self.options.eval_seed
+        if seed is None:
+            return GlobalNoise()
+        if EVALUATION_ROW in interaction.interaction:
+            keys = interaction[EVALUATION_ROW].cpu()
+        else:
+            keys = history_keys(interaction[self.ITEM_SEQ])
+        return RowNoise(keys, seed + chain * _CHAIN_STRIDE)
+
+    def user_vectors(self, interaction: Interaction) -> Tensor:
+        """User vectors (B, K, D), averaged over `n_eval_samples` chains."""
+        chains = self.options.n_eval_samples
+        total = self.sample_user_vectors(interaction, self.evaluation_noise(interaction))
+        for chain in range(1, chains):
+            total = total + self.sample_user_vectors(interaction, self.evaluation_noise(interaction, chain))
+        return total / chains if chains > 1 else total
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """The training loss, a scalar."""
+        return torch.stack(list(self.losses(interaction).values())).sum()
+
+    def forward(self, interaction: Interaction) -> Tensor:
+        """User vectors (B, K, D)."""
+        return self.user_vectors(interaction)
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of all items, (B, V): the best over the K user vectors."""
+        scores = relevance(self.user_vectors(interaction), self.item_vectors(), self.options.score)
+        return scores[:, 0] if scores.shape[1] == 1 else scores.amax(1)
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Scores (B,) of the batch's items, equal to the entries of `full_sort_predict`."""
+        users = self.user_vectors(interaction)
+        items = self.item_vectors()[interaction[self.ITEM_ID]]
+        scores = torch.stack([relevance(user, item[None], self.options.score)[:, 0] for user, item in zip(users, items)])
+        return scores.amax(1)

@@ -1,0 +1,70 @@
+"""Where a result comes from: code, packages, data, device."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import recbole_diffusion
+
+PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "safetensors", "ray")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python, this package and those its results depend on; absent ones are left out."""
+    versions = {"python": platform.python_version(), "recbole_diffusion": recbole_diffusion.__version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def code_version() -> dict[str, Any]:
+    """The package's version and, in a git checkout, the commit and whether files differ from it."""
+    version: dict[str, Any] = {"version": recbole_diffusion.__version__}
+    root = Path(__file__).resolve().parents[1]
+    if (root / ".git").exists():
+        try:
+            commit = subprocess.run(
+                ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            changed = subprocess.run(
+                ["git", "status", "--porcelain", "--untracked-files=no"],
+                cwd=root,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return version
+        version.update(commit=commit, modified=bool(changed))
+    return version
+
+
+def data_fingerprint(folder: Path, dataset: Any) -> dict[str, Any]:
+    """SHA-256 of a dataset's atomic files, and what is left of it after filtering."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".inter", ".user", ".item", ".kg", ".link", ".net"):
+            digest = hashlib.sha256()
+            with path.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+            files[path.name] = digest.hexdigest()
+    return {"files": files, "users": int(dataset.user_num) - 1, "items": int(dataset.item_num) - 1}
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"

@@ -1,0 +1,159 @@
+"""The folder that a run leaves: what was run, how it went, the best and the last checkpoint, and the result.
+
+    config.yaml             every key as the run used it; give it back with --config_files to repeat the run
+    run.log                 what was logged
+    metrics.csv             one line an epoch: training loss, learning rate, seconds, validation metrics
+    best/model.safetensors  weights of the best validation; best/model.json says the same facts for people
+    last/checkpoint.state   weights, optimiser, scheduler and generators at the end of the last epoch, to resume from
+    result.json             metrics, data fingerprint, versions, wall time, device
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.training.checkpoint import BEST_FILE, LAST_FILE, write_text_atomically
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class PlainFormatter(logging.Formatter):
+    """Log lines without terminal colour codes, which RecBole's messages carry."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        return _COLOUR.sub("", super().format(record))
+
+
+class RunFolder:
+    """Paths inside a run's folder, and its text files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, output: Path, name: str) -> RunFolder:
+        """Make a new folder ``<name>-<date>-<time>`` under `output`; a number follows where that exists.
+
+        Raises:
+            UserError: `output` cannot be written to.
+        """
+        stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        for number in range(1, 1000):
+            path = output / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                if output.exists() and not output.is_dir():
+                    raise UserError(f"output {output} is a file; give a folder with --output") from None
+                continue
+            except OSError as error:
+                raise UserError(f"cannot create a run folder in {output} ({error.strerror}); change --output") from error
+            return cls(path)
+        raise UserError(f"{output} holds 999 runs named {stem}; change --output")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A folder that an earlier run made.
+
+        Raises:
+            UserError: there is no such folder or it is no run's.
+        """
+        if not path.is_dir():
+            raise UserError(f"no run folder at {path}")
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise UserError(f"{path} is not a run folder: it has no config.yaml")
+        return folder
+
+    @property
+    def config(self) -> Path:
+        """The configuration file."""
+        return self.path / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        """The log."""
+        return self.path / "run.log"
+
+    @property
+    def metrics(self) -> Path:
+        """The table of epochs."""
+        return self.path / "metrics.csv"
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint."""
+        return self.path / "best" / BEST_FILE
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint to resume from."""
+        return self.path / "last" / LAST_FILE
+
+    @property
+    def result(self) -> Path:
+        """The result."""
+        return self.path / "result.json"
+
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        """Write config.yaml."""
+        text = yaml.safe_dump(dict(values), sort_keys=True, allow_unicode=True, default_flow_style=None)
+        write_text_atomically(self.config, "# Every key as this run used it.\n" + text)
+
+    def write_metrics(self, epochs: Sequence[Mapping[str, Any]]) -> None:
+        """Write metrics.csv, one row an epoch."""
+        columns = list(dict.fromkeys(column for row in epochs for column in row))
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(epochs)
+        write_text_atomically(self.metrics, stream.getvalue())
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json."""
+        write_text_atomically(self.result, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+
+
+class RunLog:
+    """Sends log messages to the run's file and to standard error while a run lasts."""
+
+    def __init__(self, file: Path, level: str, *, terminal: bool = True) -> None:
+        self.file = file
+        self.level = level
+        self.terminal = terminal
+        self.handlers: list[logging.Handler] = []
+        self.previous = logging.WARNING
+
+    def __enter__(self) -> RunLog:
+        root = logging.getLogger()
+        self.previous = root.level
+        level = logging.getLevelName(self.level.upper())
+        root.setLevel(level if isinstance(level, int) else logging.INFO)
+        self.handlers = [logging.FileHandler(self.file, encoding="utf-8")]
+        self.handlers[0].setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+        if self.terminal:
+            self.handlers.append(logging.StreamHandler(sys.stderr))
+            self.handlers[1].setFormatter(PlainFormatter("%(message)s"))
+        for handler in self.handlers:
+            root.addHandler(handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        root = logging.getLogger()
+        for handler in self.handlers:
+            root.removeHandler(handler)
+            handler.close()
+        root.setLevel(self.previous)

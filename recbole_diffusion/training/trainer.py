@@ -1,0 +1,409 @@
+"""The training loop: RecBole's trainer with exact resume, atomic checkpoints and evaluation noise that belongs to rows.
+
+What RecBole's `Trainer` does stays (losses, optimisers, metrics, early stopping rule, DDP hooks of its models); what is
+added or replaced:
+  - step learning-rate decay, gradient clipping that knows the loss scaler, bf16 / fp16 autocast, fused Adam;
+  - a checkpoint after every epoch with optimiser, scheduler, every generator's state: a run cut and resumed gives the same
+    weights, bit for bit on a CPU, as one that was not;
+  - a loss that is not finite stops the run and names the batch;
+  - Ctrl-C leaves the last good checkpoint and says how to resume;
+  - the row number of an evaluation row goes to the model, so that its noise does not depend on the batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.interaction import Interaction
+from recbole.trainer import Trainer
+from recbole.utils import EvaluatorType, calculate_valid_score, early_stopping
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from tqdm import tqdm
+
+from recbole_diffusion.compat import tensorboard_in
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.evaluation.collector import RankCollector
+from recbole_diffusion.models.base import EVALUATION_ROW, DiffusionRecommender
+from recbole_diffusion.training.checkpoint import (
+    Checkpoint,
+    load_model,
+    model_tensors,
+    pack_optimizer,
+    pack_random_state,
+    read_checkpoint,
+    unpack_optimizer,
+    unpack_random_state,
+    write_checkpoint,
+    write_text_atomically,
+)
+from recbole_diffusion.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingDiverged(UserError):
+    """A training loss that is not finite."""
+
+
+def progress(batches: Any, description: str, show: bool) -> Iterable[Any]:
+    """Iterate with a progress bar: rate and remaining time; a line every half minute where there is no terminal."""
+    if not show:
+        return batches
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    return tqdm(batches, total=len(batches), desc=description, mininterval=interval, leave=False, file=sys.stderr)
+
+
+def _check_trainer(base: type) -> None:
+    """Refuse RecBole trainers with a training procedure of their own."""
+    if not issubclass(base, Trainer) or base.fit is not Trainer.fit:
+        raise UserError(
+            f"{base.__name__} trains in a way of its own that cannot be checkpointed and resumed here; "
+            "run this model with RecBole's own run_recbole"
+        )
+
+
+_CLASSES: dict[type, type] = {}
+
+
+def trainer_class(base: type) -> type:
+    """The subclass of a RecBole trainer that trains, evaluates and checkpoints as this module says.
+
+    Raises:
+        UserError: `base` has a training procedure of its own (S3Rec, NCL, RaCT, gradient-boosted trees).
+    """
+    _check_trainer(base)
+    if base not in _CLASSES:
+        _CLASSES[base] = RunTrainer if base is Trainer else type(f"Run{base.__name__}", (_Run, base), {})
+    return _CLASSES[base]
+
+
+class _Run(Trainer):  # type: ignore[misc]
+    """RecBole's trainer inside a run folder. Made by `trainer_class`."""
+
+    def __init__(self, config: Any, model: torch.nn.Module, folder: RunFolder, train_data: Any = None) -> None:
+        with tensorboard_in(folder.path / "tensorboard"):
+            super().__init__(config, model)
+        self.folder = folder
+        self.eval_collector = RankCollector(config)
+        self.train_data = train_data
+        self.precision = config["precision"] or "fp32"
+        if self.precision == "fp32" and config["enable_amp"]:
+            self.precision = "bf16" if self.device.type == "cpu" else "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.lr_scheduler = self._build_scheduler()
+        self.history: list[dict[str, Any]] = []
+        self.best_epoch: int | None = None
+        self.seconds_before = 0.0
+        self.started = time.perf_counter()
+        self.stopped = False
+
+    # building -------------------------------------------------------------------------------------------------------
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        parameters = list(kwargs.get("params", self.model.parameters()))
+        kwargs["params"] = parameters
+        learner = str(kwargs.get("learner", self.learner)).lower()
+        devices = {parameter.device.type for parameter in parameters}
+        if learner not in ("adam", "adamw") or not devices <= {"cpu", "cuda"} or any(p.is_sparse for p in parameters):
+            return super()._build_optimizer(**kwargs)
+        built = torch.optim.Adam if learner == "adam" else torch.optim.AdamW
+        return built(
+            parameters,
+            lr=kwargs.get("learning_rate", self.learning_rate),
+            weight_decay=kwargs.get("weight_decay", self.weight_decay),
+            fused=all(parameter.is_floating_point() for parameter in parameters) and bool(parameters),
+        )
+
+    def _build_scheduler(self) -> torch.optim.lr_scheduler.StepLR | None:
+        if self.config["scheduler"] is None:
+            return None
+        return torch.optim.lr_scheduler.StepLR(
+            self.optimizer, step_size=self.config["scheduler_step_size"], gamma=self.config["scheduler_gamma"]
+        )
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=AUTOCAST_TYPES[self.precision])
+
+    # checkpoints ----------------------------------------------------------------------------------------------------
+
+    def _generators(self) -> list[tuple[str, torch.Generator]]:
+        return [("train_data", self.train_data.generator)] if self.train_data is not None else []
+
+    def _facts(self, epoch: int) -> dict[str, Any]:
+        return {
+            "model": self.config["model"],
+            "dataset": self.config["dataset"],
+            "epoch": epoch,
+            "best_epoch": self.best_epoch,
+            "best_valid_score": float(self.best_valid_score) if math.isfinite(self.best_valid_score) else None,
+            "best_valid_result": dict(self.best_valid_result) if self.best_valid_result else None,
+            "config": self.config.to_plain(),
+            "versions": self.folder_versions(),
+        }
+
+    @staticmethod
+    def folder_versions() -> dict[str, str]:
+        """Versions of the packages that a checkpoint depends on."""
+        from recbole_diffusion.provenance import package_versions
+
+        return package_versions()
+
+    def _save_best(self, epoch: int) -> None:
+        """Write best/: the weights with the facts in their header, and the facts beside them for people."""
+        import json
+
+        facts = self._facts(epoch)
+        write_checkpoint(self.folder.best, Checkpoint(model_tensors(self.model), facts))
+        write_text_atomically(self.folder.best.with_suffix(".json"), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+    def _save_last(self, epoch: int) -> None:
+        """Write last/: everything that the next epoch depends on."""
+        optimizer_tensors, optimizer_facts = pack_optimizer(self.optimizer)
+        random_tensors, random_facts = pack_random_state(self._generators())
+        facts = self._facts(epoch)
+        facts.update(
+            cur_step=self.cur_step,
+            stopped=self.stopped,
+            seconds=self.seconds,
+            history=self.history,
+            optimizer=optimizer_facts,
+            random=random_facts,
+            scheduler=self.lr_scheduler.state_dict() if self.lr_scheduler else None,
+            scaler=self.scaler.state_dict(),
+        )
+        tensors = {**model_tensors(self.model), **optimizer_tensors, **random_tensors}
+        write_checkpoint(self.folder.last, Checkpoint(tensors, facts))
+        self.folder.write_metrics(self.history)
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """RecBole's hook for a trainer of its own; the loop below writes the checkpoints itself."""
+
+    def resume(self) -> bool:
+        """Continue from last/ of the run folder; False when the run was cut before its first epoch ended."""
+        if not self.folder.last.is_file():
+            return False
+        checkpoint = read_checkpoint(self.folder.last)
+        facts = checkpoint.facts
+        load_model(self.model, checkpoint, self.folder.last)
+        unpack_optimizer(self.optimizer, checkpoint.part("optimizer"), facts["optimizer"])
+        if self.lr_scheduler is not None and facts["scheduler"] is not None:
+            self.lr_scheduler.load_state_dict(facts["scheduler"])
+        self.scaler.load_state_dict(facts["scaler"])
+        self.start_epoch = facts["epoch"] + 1
+        self.cur_step = facts["cur_step"]
+        self.stopped = facts["stopped"] and self.cur_step > self.stopping_step
+        self.best_epoch = facts["best_epoch"]
+        if facts["best_valid_score"] is not None:
+            self.best_valid_score = facts["best_valid_score"]
+        self.best_valid_result = facts["best_valid_result"]
+        self.history = facts["history"]
+        self.seconds_before = facts["seconds"]
+        unpack_random_state(self._generators(), checkpoint.part("generator"), facts["random"])
+        logger.info("resumed from %s after epoch %d", self.folder.last, self.start_epoch)
+        return True
+
+    def load_best(self) -> None:
+        """Put the best weights into the model."""
+        if self.folder.best.is_file():
+            load_model(self.model, read_checkpoint(self.folder.best), self.folder.best)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far, earlier parts of a resumed run included."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    # training -------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: Any = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+    ) -> tuple[float, dict[str, float] | None]:
+        """Train to `epochs` or early stopping; the best validation score and its metrics.
+
+        Raises:
+            TrainingDiverged: a loss is not finite.
+            KeyboardInterrupt: passed on after the log says how to resume.
+        """
+        self.train_data = train_data
+        self.eval_collector.data_collect(train_data)
+        if self.config["train_neg_sample_args"].get("dynamic", False):
+            train_data.get_model(self.model)
+        if self.start_epoch:
+            logger.info("epochs %d to %d follow", self.start_epoch + 1, self.epochs)
+        try:
+            for epoch in range(self.start_epoch, self.epochs):
+                if self.stopped:
+                    break
+                self._one_epoch(epoch, train_data, valid_data, verbose, saved, show_progress, callback_fn)
+        except KeyboardInterrupt:
+            logger.warning("interrupted; the last complete epoch is kept, go on with --resume=%s", self.folder.path)
+            raise
+        finally:
+            self.tensorboard.flush()
+        return self.best_valid_score, self.best_valid_result
+
+    def _one_epoch(
+        self,
+        epoch: int,
+        train_data: Any,
+        valid_data: Any,
+        verbose: bool,
+        saved: bool,
+        show_progress: bool,
+        callback_fn: Callable[[int, float], None] | None,
+    ) -> None:
+        """Train and, when due, validate one epoch; then write its checkpoint."""
+        began = time.perf_counter()
+        rate = self.optimizer.param_groups[0]["lr"]
+        losses = self._train_epoch(train_data, epoch, show_progress=show_progress)
+        loss = (sum(losses) if isinstance(losses, tuple) else losses) / max(len(train_data), 1)
+        self.train_loss_dict[epoch] = loss
+        if self.lr_scheduler is not None:
+            self.lr_scheduler.step()
+        row: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "train_loss": loss,
+            "learning_rate": rate,
+            "train_seconds": round(time.perf_counter() - began, 3),
+        }
+        self.tensorboard.add_scalar("train/loss", loss, epoch + 1)
+        message = f"epoch {epoch + 1}/{self.epochs}  loss {loss:.4f}  {row['train_seconds']:.1f} s"
+        improved = False
+        score = None
+        if valid_data and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
+            score, result, row["valid_seconds"] = self._validate(valid_data, show_progress)
+            row.update({f"valid_{name}": value for name, value in result.items()})
+            self.best_valid_score, self.cur_step, self.stopped, improved = early_stopping(
+                score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
+            )
+            self.tensorboard.add_scalar(f"valid/{self.valid_metric}", score, epoch + 1)
+            message += f"  {self.valid_metric} {score:.6f}{' best' if improved else ''}  {row['valid_seconds']:.1f} s"
+            if improved:
+                self.best_valid_result = dict(result)
+        elif not valid_data or self.eval_step <= 0:
+            improved = True  # without validation the last epoch is the one to keep
+        self.history.append(row)
+        if improved:
+            self.best_epoch = epoch + 1
+            if saved:
+                self._save_best(epoch)
+        if saved:
+            self._save_last(epoch)
+        if verbose:
+            logger.info(message)
+        if self.stopped and verbose:
+            logger.info("stopped early: no better %s since epoch %s", self.valid_metric, self.best_epoch)
+        if score is not None and callback_fn is not None:
+            callback_fn(epoch, score)
+
+    def _validate(self, valid_data: Any, show_progress: bool) -> tuple[float, dict[str, float], float]:
+        began = time.perf_counter()
+        diffusion = isinstance(self.model, DiffusionRecommender)
+        if diffusion:
+            self.model.validating = True
+        try:
+            result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
+        finally:
+            if diffusion:
+                self.model.validating = False
+        return float(calculate_valid_score(result, self.valid_metric)), result, round(time.perf_counter() - began, 3)
+
+    def _stop_unless_finite(self, loss: Tensor, epoch: int, batch: int, interaction: Interaction) -> None:
+        if bool(torch.isfinite(loss)):
+            return
+        ids = interaction[self.config["USER_ID_FIELD"]] if self.config["USER_ID_FIELD"] in interaction.interaction else []
+        users = ", ".join(str(int(user)) for user in ids[:5])
+        raise TrainingDiverged(
+            f"training loss is {float(loss)} in epoch {epoch + 1}, batch {batch + 1} ({len(interaction)} rows"
+            + (f", first internal user ids {users}" if users else "")
+            + "); lower learning_rate, set clip_grad_norm: {max_norm: 1.0} or use precision: fp32; "
+            f"the last good checkpoint is {self.folder.last if self.folder.last.is_file() else 'none yet'}"
+        )
+
+    # evaluation -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
+    ) -> dict[str, float]:
+        """Rank every row of `eval_data` and return the metrics."""
+        if load_best_model:
+            self.load_best()
+        self.model.eval()
+        full = isinstance(eval_data, FullSortEvalDataLoader)
+        if full and self.item_tensor is None:
+            self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
+        if self.config["eval_type"] == EvaluatorType.RANKING:
+            self.tot_item_num = eval_data._dataset.item_num
+        rank = self._full_sort_batch_eval if full else self._neg_sample_batch_eval
+        first_row = 0
+        for batch in self._numbered(progress(eval_data, "evaluate", show_progress), first_row):
+            with self._autocast():
+                interaction, scores, positive_u, positive_i = rank(batch)
+            self.eval_collector.eval_batch_collect(scores.float(), interaction, positive_u, positive_i)
+        self.eval_collector.model_collect(self.model)
+        result: dict[str, float] = self.evaluator.evaluate(self.eval_collector.get_data_struct())
+        self.wandblogger.log_eval_metrics(result, head="eval")
+        return {name: float(value) for name, value in result.items()}
+
+    def _numbered(self, batches: Iterable[Any], first_row: int) -> Iterator[Any]:
+        """The batches, each interaction with its rows' numbers in the evaluation set."""
+        for batch in batches:
+            interaction = batch[0]
+            if isinstance(self.model, DiffusionRecommender):
+                rows = torch.arange(first_row, first_row + len(interaction))
+                interaction.update(Interaction({EVALUATION_ROW: rows}))
+            first_row += len(interaction)
+            yield batch
+
+
+class RunTrainer(_Run):
+    """The trainer of models that minimise one loss, ours and most of RecBole's."""
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> float | tuple[float, ...]:
+        """One pass over the training rows; the sum over batches of the loss, or of each of its parts."""
+        self.model.train()
+        loss_of = loss_func or self.model.calculate_loss
+        total: np.ndarray | None = None
+        single = True
+        for index, batch in enumerate(progress(train_data, f"epoch {epoch_idx + 1}/{self.epochs}", show_progress)):
+            interaction = batch.to(self.device)
+            self.optimizer.zero_grad()
+            with self._autocast():
+                losses = loss_of(interaction)
+            single = not isinstance(losses, tuple)
+            parts = (losses,) if single else losses
+            loss = parts[0] if single else sum(parts)
+            self._stop_unless_finite(loss, epoch_idx, index, interaction)
+            self.scaler.scale(loss).backward()
+            if self.clip_grad_norm:
+                self.scaler.unscale_(self.optimizer)
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            values = np.array([float(part.detach()) for part in parts])
+            total = values if total is None else total + values
+        if total is None:
+            raise UserError("there is no training row: every history has one item; lower the filters or use more data")
+        return float(total[0]) if single else tuple(float(value) for value in total)
