@@ -25,7 +25,7 @@ def sinusoid(t_scaled: Tensor, dim: int) -> Tensor:
         (B, D) float32.
     """
     half = dim // 2
-    # float32 and this order of operations, as in the released code: at t = 969 the rounding of a frequency shows (6e-5).
+    # float32 and this order of operations, as in the released code: at t = 969 the rounding of a frequency shows.
     exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t_scaled.device) / half
     angle = t_scaled.float()[:, None] * exponent.exp()
     wave = torch.cat([angle.cos(), angle.sin()], dim=1)
