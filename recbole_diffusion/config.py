@@ -44,6 +44,7 @@ __all__ = [
     "keys_read_by",
     "model_options",
     "properties_directory",
+    "read_yaml",
 ]
 
 # Keys that RecBole's code outside its models reads although none of its YAMLs for all models has them. A test scans
@@ -139,7 +140,7 @@ class RunConfig(Config):
         self.final_config_dict = {**self.internal_config_dict, **self.external_config_dict}
         self._check_values()
         self._fill_in()
-        self._data_path: str = self.final_config_dict["data_path"]
+        self._folders = {key: self.final_config_dict[key] for key in ("data_path", "checkpoint_dir")}
         self._let_recbole_finish()
         if self.entry.options_class is not None:
             model_options(self.entry.options_class, self)  # now, and not after minutes of reading data
@@ -297,7 +298,7 @@ class RunConfig(Config):
             raise UserError(f"RecBole refuses this configuration: {error}") from error
         if self.dataset == "ml-100k" and self.is_given("data_path"):
             # RecBole takes this dataset from its own package whatever data_path says.
-            values["data_path"] = str(Path(self._data_path) / self.dataset)
+            values["data_path"] = str(Path(self._folders["data_path"]) / self.dataset)
 
     def _init_device(self) -> None:
         """Choose the device: a GPU where there is one and ``use_gpu``, else the CPU. Leaves the environment alone."""
@@ -320,12 +321,12 @@ class RunConfig(Config):
     def to_plain(self) -> dict[str, Any]:
         """Everything final as plain values for ``config.yaml``; ``RunConfig`` takes it back as a file or as overrides.
 
-        Left out: what is worked out from other keys, and the device. ``data_path`` is as the user gave it.
+        Left out: what is worked out from other keys, and the device. Folders are as the user gave them.
         """
         values = {key: value for key, value in self.final_config_dict.items() if key not in COMPUTED_KEYS}
         if (values.get("train_neg_sample_args") or {}).get("distribution") == "none":
             values["train_neg_sample_args"] = None
-        values["model"], values["dataset"], values["data_path"] = self.model_reference, self.dataset, self._data_path
+        values.update(self._folders, model=self.model_reference, dataset=self.dataset)
         if self.dataset == "ml-100k" and not self.is_given("data_path"):
             del values["data_path"]  # given, it would mean a folder and not RecBole's embedded copy
         order = [

@@ -82,10 +82,12 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1
 def parse_value(text: str) -> Any:
     """The value that ``text`` has as YAML: ``1e-3`` a number, ``[5, 10]`` a list, ``~`` and RecBole's ``None`` None.
 
-    Text that is no YAML, like the interval ``[5,inf)``, stays text.
+    Text that is no YAML, like the interval ``[5,inf)``, stays text, and so do blanks (a separator).
     """
     if text.strip() == "None":
         return None
+    if text and not text.strip():
+        return text
     loader = Loader(text)
     try:
         return loader.get_single_data()

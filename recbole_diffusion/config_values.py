@@ -160,6 +160,8 @@ def interval(value: Any) -> str | None:
     allowed = 'an interval such as "[5,inf)" in quotes, lower end first, or ~'
     if value is None:
         return None
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        value = f"[{value[0]},{value[1]}]"  # without quotes, YAML reads the closed interval [5,10] as a list
     match = _INTERVAL.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise NotAllowedError(allowed)
@@ -230,6 +232,11 @@ def _negative_sampling(value: Any) -> dict[str, Any] | None:
     return sampling
 
 
+def _scheduler(value: Any) -> str | None:
+    name = choice("none", "step", none=True)(value)
+    return None if name == "none" else name
+
+
 CHECKS: dict[str, Check] = {
     # environment
     "gpu_id": gpu_numbers,
@@ -253,7 +260,7 @@ CHECKS: dict[str, Check] = {
     "stopping_step": integer(0),
     "clip_grad_norm": mapping("max_norm", "norm_type", "error_if_nonfinite", "foreach", none=True),
     "loss_decimal_place": integer(0),
-    "scheduler": choice("none", "step", none=True),
+    "scheduler": _scheduler,
     "scheduler_step_size": integer(1),
     "scheduler_gamma": number(above=0.0, maximum=1.0),
     "precision": choice("fp32", "bf16", "fp16"),
@@ -269,7 +276,7 @@ CHECKS: dict[str, Check] = {
     "metric_decimal_place": integer(0),
     # data
     "MAX_ITEM_LIST_LENGTH": integer(1),
-    "time_precision": choice("exact", "recbole"),
+    "time_precision": choice("exact", "float32"),
     "encoding": text(none=True),
     "field_separator": text(),
     "seq_separator": text(),
