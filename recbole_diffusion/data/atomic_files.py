@@ -402,7 +402,7 @@ def read_columns(
     """
     numbers = [name for name in columns if file.type_of(name) == "float"]
     try:
-        frame = _parse(file, columns, numbers)
+        frame = _parse(file, columns, numbers=numbers)
     except (ValueError, OverflowError) as error:
         for name in numbers:
             _check_numbers(file, name, may_be_missing=name not in times)
@@ -431,8 +431,11 @@ def read_columns(
     return frame
 
 
-def _parse(file: AtomicFile, columns: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
-    """pandas' C parser with nothing left to guess; ``numbers`` become float64, the rest stays text."""
+def _parse(
+    file: AtomicFile, columns: Sequence[str], *, numbers: Sequence[str] = (), integers: Sequence[str] = ()
+) -> pd.DataFrame:
+    """pandas' C parser with nothing left to guess: ``numbers`` as float64, ``integers`` as int64, the rest as text."""
+    kinds: dict[str, type] = dict.fromkeys(numbers, np.float64) | dict.fromkeys(integers, np.int64)
     names = [field.name for field in file.fields]
     frame = pd.read_csv(
         file.path,
@@ -444,7 +447,7 @@ def _parse(file: AtomicFile, columns: Sequence[str], numbers: Sequence[str]) -> 
         index_col=False,
         nrows=file.rows,
         skip_blank_lines=False,
-        dtype={name: np.float64 if name in numbers else str for name in columns},
+        dtype={name: kinds.get(name, str) for name in columns},
         keep_default_na=False,
         na_values={name: list(MISSING_NUMBERS) for name in numbers},
         float_precision="round_trip",
@@ -460,7 +463,7 @@ def _parse(file: AtomicFile, columns: Sequence[str], numbers: Sequence[str]) -> 
 
 def _texts(file: AtomicFile, name: str) -> list[str]:
     """One column as the text that stands in the file."""
-    return cast("list[str]", _parse(file, [name], [])[name].tolist())
+    return cast("list[str]", _parse(file, [name])[name].tolist())
 
 
 def _check_numbers(file: AtomicFile, name: str, *, may_be_missing: bool) -> None:
@@ -562,10 +565,10 @@ def split_sequences(file: AtomicFile, name: str, texts: pd.Series, separator: st
 
 
 def exact_order(file: AtomicFile, name: str, values: np.ndarray) -> np.ndarray | None:
-    """Ranks of a time column where float64 is too coarse to tell all its values apart.
+    """What orders a time column where float64 is too coarse to tell all its values apart.
 
-    Whole numbers below 2^53 are exact in float64 and need no rank. For others (nanoseconds, long fractions) rows whose
-    float64 values are equal are compared by the decimal numbers that stand in the file.
+    Whole numbers below 2^53 are exact in float64. Larger ones that fit int64 (nanoseconds) are read as such. Anything
+    else (long fractions) is compared by the decimal numbers that stand in the file, among rows whose float64 is equal.
 
     Args:
         file: the file.
@@ -573,17 +576,28 @@ def exact_order(file: AtomicFile, name: str, values: np.ndarray) -> np.ndarray |
         values: (rows,) float64, the column as read.
 
     Returns:
-        (rows,) int64, equal for equal times and rising with time; None when float64 already is exact.
+        (rows,) int64, equal for equal times and rising with time; None when ``values`` do as well.
     """
-    if (np.abs(values) < 2.0**53).all() and (values == np.floor(values)).all():
-        return None
     _, group, size = np.unique(values, return_inverse=True, return_counts=True)
     group = group.reshape(-1)
     tied = np.flatnonzero(size[group] > 1)
     if len(tied) == 0:
         return None
-    texts = pd.Series(_texts(file, name), dtype=object).iloc[tied].to_numpy()
-    spellings = pd.DataFrame({"group": group[tied], "text": texts})
+    texts = _texts(file, name)
+    # pandas reads 5.0000000000000001 as the integer 5 without a word, so look at the characters first
+    if "\n".join(texts).encode("ascii").translate(None, b"0123456789+-\n "):
+        return _decimal_order(texts, group, tied)
+    if (np.abs(values) < 2.0**53).all():
+        return None
+    try:
+        return _parse(file, [name], integers=[name])[name].to_numpy()
+    except (ValueError, OverflowError):  # beyond int64
+        return _decimal_order(texts, group, tied)
+
+
+def _decimal_order(texts: Sequence[str], group: np.ndarray, tied: np.ndarray) -> np.ndarray | None:
+    """Order by decimal number: ``group`` (rows,) is the same where float64 values are, ``tied`` are rows that share one."""
+    spellings = pd.DataFrame({"group": group[tied], "text": np.array(texts, dtype=object)[tied]})
     distinct = spellings.drop_duplicates()
     distinct = distinct.assign(time=[Decimal(text.strip()) for text in distinct["text"]])
     distinct = distinct.sort_values(["group", "time"], kind="stable")
@@ -591,7 +605,7 @@ def exact_order(file: AtomicFile, name: str, values: np.ndarray) -> np.ndarray |
     if not later.any():
         return None
     distinct["place"] = later.groupby(distinct["group"]).cumsum()
-    place = np.zeros(len(values), dtype=np.int64)
+    place = np.zeros(len(group), dtype=np.int64)
     place[tied] = spellings.merge(distinct, on=["group", "text"], how="left")["place"].to_numpy()
     _, rank = np.unique(np.stack([group, place]), axis=1, return_inverse=True)
     return rank.reshape(-1).astype(np.int64)

@@ -41,7 +41,7 @@ logger = getLogger(__name__)
 
 TIME_PRECISIONS = ("exact", "float32")
 
-# Column that carries exact_order's ranks through RecBole's filters. No field can have this name: a name has no colon.
+# Column that carries what exact_order returns through RecBole's filters. No field has this name: names have no colon.
 _RANK = "time:rank"
 
 _FILTERS = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter")
