@@ -70,8 +70,8 @@ def run(
     """Train a model, keep its best epoch by validation, test it.
 
     Args:
-        model: a name (`--list_models`), ``package.module:Class``, or a class.
-        dataset: a dataset's name: ``<data_path>/<dataset>/<dataset>.inter``.
+        model: a name (`--list_models`), ``package.module:Class``, or a class; without it a configuration file names it.
+        dataset: a dataset's name: ``<data_path>/<dataset>/<dataset>.inter``; without it a configuration file names it.
         config: keys that override every file.
         config_files: YAML files, later ones win.
         data_path: folder of the datasets.
@@ -88,8 +88,6 @@ def run(
         folder = RunFolder.open(Path(resume))
         settings = _resumed_config(folder, model, dataset, overrides, config_files)
     else:
-        if model is None or dataset is None:
-            raise UserError(f"no {'model' if model is None else 'dataset'} given; add --model=NAME --dataset=NAME")
         settings = RunConfig(model, dataset, [str(file) for file in config_files], overrides)
         folder = RunFolder.create(Path(output), f"{settings['model']}-{settings['dataset']}")
     return _execute(settings, folder, resume=resume is not None)

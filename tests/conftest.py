@@ -16,3 +16,25 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no reference data at {folder} (set RECBOLE_DIFFUSION_SHARED to the folder that holds data/)")
     return folder
+
+
+def write_interactions(folder: Path, name: str, users: int = 60, items: int = 40, seed: int = 0) -> Path:
+    """Write a small dataset ``folder/name/name.inter`` whose next item mostly follows the last one; return `folder`."""
+    import random
+
+    draw = random.Random(seed)
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    for user in range(users):
+        item = draw.randrange(items)
+        for step in range(draw.randrange(5, 14)):
+            lines.append(f"u{user}\ti{item}\t{1_300_000_000 + user * 1000 + step}")
+            item = (item + 1) % items if draw.random() < 0.8 else draw.randrange(items)
+    (folder / name).mkdir(parents=True)
+    (folder / name / f"{name}.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data path with one dataset, `small`: 60 users, 40 items, 5 to 13 interactions each."""
+    return write_interactions(tmp_path_factory.mktemp("data"), "small")
