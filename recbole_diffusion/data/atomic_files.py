@@ -596,7 +596,7 @@ def exact_order(file: AtomicFile, name: str, values: np.ndarray) -> np.ndarray |
 
 
 def _decimal_order(texts: Sequence[str], group: np.ndarray, tied: np.ndarray) -> np.ndarray | None:
-    """Order by decimal number: ``group`` (rows,) is the same where float64 values are, ``tied`` are rows that share one."""
+    """Order by decimal number: ``group`` (rows,) is equal where float64 values are, ``tied`` rows share theirs."""
     spellings = pd.DataFrame({"group": group[tied], "text": np.array(texts, dtype=object)[tied]})
     distinct = spellings.drop_duplicates()
     distinct = distinct.assign(time=[Decimal(text.strip()) for text in distinct["text"]])

@@ -15,6 +15,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -83,7 +84,7 @@ def fetch_dataset(name: str, url: str, folder: Path, *, show_progress: bool = Tr
                     raise
     except UserError as error:
         raise UserError(f"{absent(name, folder)}; download of {url}: {error}") from error
-    except (OSError, HTTPException, zipfile.BadZipFile) as error:
+    except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(f"{absent(name, folder)}; download of {url} failed: {reason}") from error
     logger.info("dataset %s: downloaded from %s to %s", name, url, folder)
@@ -153,7 +154,7 @@ def _unpack(archive: Path, target: Path) -> None:
                 if not path.is_relative_to(target.resolve()):
                     raise UserError(f"the archive holds the unsafe file name {member.filename!r}")
             opened.extractall(target)  # checks every member's CRC
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise UserError(f"what it gave is no intact zip archive ({error}); try again") from error
     archive.unlink()
 

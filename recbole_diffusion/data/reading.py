@@ -274,7 +274,7 @@ class CheckedReading(_Base):
         repeated = frame[name].duplicated().to_numpy()
         if repeated.any():
             logger.warning(
-                "%s:%d: %d rows have a %s of an earlier row, first here; RecBole keeps the earlier row",
+                "%s:%d: %d rows have the %s of an earlier row, first here; RecBole keeps the earlier row",
                 file.path,
                 file.line(int(np.argmax(repeated))),
                 int(repeated.sum()),
@@ -307,7 +307,7 @@ class CheckedReading(_Base):
         super()._reset_index()
 
     def _filters_set(self) -> str:
-        found = [f"{key}: {self.config[key]}" for key in _FILTERS if self.config[key] is not None]
+        found = [f"{key}: {self.config[key]}" for key in _FILTERS if self.config[key] not in (None, "[0,inf)")]
         features = [name for name in ("user_feat", "item_feat") if getattr(self, name) is not None]
         if self.config["filter_inter_by_user_or_item"] is True and features:
             found.append(f"filter_inter_by_user_or_item with {' and '.join(features)}")

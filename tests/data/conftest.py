@@ -14,9 +14,10 @@ from recbole_diffusion.compat import apply_patches
 
 @pytest.fixture(autouse=True)
 def recbole_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RecBole's Config works on this numpy, and does not take the test runner's arguments for its own."""
+    """RecBole's Config works on this numpy, and neither takes the test runner's arguments nor leaves traces."""
     apply_patches()
     monkeypatch.setattr(sys, "argv", ["test"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # Config writes it; this puts back what was there
 
 
 @pytest.fixture

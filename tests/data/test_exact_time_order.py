@@ -84,11 +84,11 @@ def test_amazon_beauty_targets_of_every_user(shared: Path, sequential: Callable[
 
 
 def test_item_features_are_those_of_recbole(shared: Path, configured: Callable[..., Any]) -> None:
-    from recbole.data.dataset import SequentialDataset
+    from recbole.data.dataset import Dataset
 
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "release_year", "class"]}
     config = configured(shared / "data", "ml-100k", load_col=columns)
-    theirs, ours = SequentialDataset(config), checked_dataset(SequentialDataset)(config)
+    theirs, ours = Dataset(config), checked_dataset(Dataset)(config)
     theirs._change_feat_format()
     ours._change_feat_format()
     assert theirs.item_feat.columns == ours.item_feat.columns == ["item_id", "release_year", "class"]
