@@ -11,8 +11,8 @@ every token at every call. Blocks are pre-norm and bidirectional:
 with an extra dropout at the end of each block, and Drop, LN after the last. There are no positions unless the tokens carry
 them: the history is a set plus its last item.
 
-Differs from the published code in speed only: fused norm, GELU and attention, packed rows instead of padding
-(interests/packing.py), and in the last block everything after attention is computed for each row's last item alone.
+Differs from the published code in speed only: fused norm, GELU and attention, oneDNN products (linear.py), packed rows
+instead of padding (interests/packing.py), and in the last block everything after attention is computed for each row's last item alone.
 
 Shapes: B rows, M packed tokens, D embedding.
 """
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_diffusion.denoisers.dropout import dropout, residual_dropout
+from recbole_diffusion.denoisers.linear import Linear
 from recbole_diffusion.denoisers.step_embedding import StepEmbedding
 from recbole_diffusion.diffusion.noise import NoiseSource
 from recbole_diffusion.interests.condition import Condition
@@ -70,7 +71,7 @@ class HistoryMixing(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Tensor:
         """Mix x_t (B, D) at slots t (B,) into the condition's tokens: (M, D)."""
         layout = condition.layout
-        guide = (x_t + self.embed_steps(t))[layout.row]
+        guide = torch.index_select(x_t + self.embed_steps(t), 0, layout.row)
         if self.lambda_std == 0.0:
             return torch.add(condition.tokens, guide, alpha=self.lambda_mean)
         strength = layout.normal(noise, self.dim, dtype=guide.dtype).mul_(self.lambda_std).add_(self.lambda_mean)
@@ -91,31 +92,26 @@ class SelfAttention(nn.Module):
         self.dim = dim
         self.heads = heads
         self.probability = probability
-        self.projection = nn.Linear(dim, 3 * dim)
-        self.output = nn.Linear(dim, dim)
+        self.projection = Linear(dim, 3 * dim)
+        self.output = Linear(dim, dim)
         nn.init.xavier_normal_(self.output.weight)
 
     def forward(self, x: Tensor, layout: PackedHistory) -> Tensor:
         """Attend from every token of x (M, D) to its row; the result (M, D) is before the output projection."""
         projected = self.projection(x)
-        if layout.query_keep is not None:  # padding tokens ask nothing: their scores are all equal
-            keep = layout.query_keep.to(projected.dtype)
-            query = projected[:, : self.dim] * keep
-        else:
-            query = projected[:, : self.dim]
-        key, value = projected[:, self.dim : 2 * self.dim], projected[:, 2 * self.dim :]
+        keep = layout.query_keep
         mixed = []
-        for group in layout.groups:
-
-            def split(part: Tensor, group=group) -> Tensor:  # type: ignore[no-untyped-def]
-                part = part[group.start : group.stop]
-                return part.reshape(group.segments, group.width, self.heads, -1).transpose(1, 2)
-
+        # torch.split and unbind, not slices: their backward concatenates instead of adding into zeros
+        for group, part in zip(layout.groups, projected.split([group.tokens for group in layout.groups])):
+            parts = part.view(group.segments, group.width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+            query, key, value = parts.unbind(0)  # each (segments, heads, width, D / heads)
+            if keep is not None:  # padding tokens ask nothing: their scores are all equal
+                query = query * keep[group.start : group.stop].view(group.segments, 1, group.width, 1).to(query.dtype)
             attended = functional.scaled_dot_product_attention(
-                split(query),
-                split(key),
-                split(value),
-                attn_mask=group.bias.to(projected.dtype),
+                query,
+                key,
+                value,
+                attn_mask=group.bias.to(query.dtype),
                 dropout_p=self.probability if self.training else 0.0,
             )
             mixed.append(attended.transpose(1, 2).reshape(-1, self.dim))
@@ -129,8 +125,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.probability = probability
         self.activation = activation
-        self.expand = nn.Linear(dim, 4 * dim)
-        self.contract = nn.Linear(4 * dim, dim)
+        self.expand = Linear(dim, 4 * dim)
+        self.contract = Linear(4 * dim, dim)
         nn.init.xavier_normal_(self.expand.weight)
         nn.init.xavier_normal_(self.contract.weight)
 
@@ -155,7 +151,7 @@ class Block(nn.Module):
         """x (M, D) -> (M, D), or (B, D) at each row's last item when `last_only`."""
         attended = self.attention(self.attention_norm(x), layout)
         if last_only:
-            x, attended = x[layout.last], attended[layout.last]
+            x, attended = x.index_select(0, layout.last), attended.index_select(0, layout.last)
         x = residual_dropout(x, self.attention.output(attended), self.probability, self.training)
         x = residual_dropout(x, self.feed_forward(self.feed_forward_norm(x)), self.probability, self.training)
         return dropout(x, self.probability, self.training)

@@ -37,9 +37,14 @@ class SegmentGroup:
     """(segments, 1, width, width), added to attention scores: query by key."""
 
     @property
+    def tokens(self) -> int:
+        """Number of tokens, unused places included."""
+        return self.segments * self.width
+
+    @property
     def stop(self) -> int:
         """One past the group's last token."""
-        return self.start + self.segments * self.width
+        return self.start + self.tokens
 
 
 @dataclass(frozen=True)
@@ -76,32 +81,37 @@ class PackedHistory:
         return drawn[self.row, self.position]
 
 
-def best_fit(lengths: Sequence[int], width: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Best-fit decreasing bin packing of pieces into bins of `width`.
+def best_fit(lengths: Sequence[int], widths: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Best-fit decreasing bin packing of pieces into bins of a few widths.
+
+    A piece goes where the least room that holds it is left; where none is, it opens a bin of the smallest width that
+    holds it. So the gaps that long pieces leave are filled by short ones.
 
     Args:
-        lengths: piece lengths, each 1 .. width, in decreasing order.
-        width: bin capacity.
+        lengths: piece lengths in decreasing order, none longer than the largest width.
+        widths: bin widths in increasing order.
 
     Returns:
-        bin of each piece, offset of each piece inside its bin, number of bins.
+        bin of each piece, offset of each piece inside its bin, width of each bin.
     """
-    open_bins: list[list[int]] = [[] for _ in range(width + 1)]  # by room left
-    bins = np.empty(len(lengths), dtype=np.int64)
-    offsets = np.empty(len(lengths), dtype=np.int64)
-    count = 0
-    for piece, length in enumerate(lengths):
-        for room in range(length, width + 1):
+    largest = widths[-1]
+    smallest_width = np.searchsorted(np.asarray(widths), np.arange(largest + 1)).tolist()
+    open_bins: list[list[int]] = [[] for _ in range(largest + 1)]  # by room left
+    bins: list[int] = []
+    offsets: list[int] = []
+    bin_widths: list[int] = []
+    for length in lengths:
+        for room in range(length, largest + 1):
             if open_bins[room]:
                 chosen = open_bins[room].pop()
                 break
         else:
-            chosen, room = count, width
-            count += 1
-        bins[piece] = chosen
-        offsets[piece] = width - room
+            chosen, room = len(bin_widths), widths[smallest_width[length]]
+            bin_widths.append(room)
+        bins.append(chosen)
+        offsets.append(bin_widths[chosen] - room)
         open_bins[room - length].append(chosen)
-    return bins, offsets, count
+    return np.asarray(bins), np.asarray(offsets), bin_widths
 
 
 def pack(
@@ -135,21 +145,18 @@ def pack(
     longest = int(lengths.max())
     all_widths = sorted({w for w in widths if w < longest} | {longest})
 
-    start_of_row = np.empty_like(lengths)
+    bins, offsets, bin_widths = best_fit(lengths[order].tolist(), all_widths)
+    start_of_bin = np.empty(len(bin_widths), dtype=np.int64)
     layout: list[tuple[int, int, int]] = []
     total = 0
-    upper = len(order)
-    sorted_lengths = lengths[order]
-    for index, width in enumerate(all_widths):
-        smaller = all_widths[index - 1] if index else 0
-        lower = int(np.searchsorted(-sorted_lengths, -smaller, side="left")) if smaller else upper
-        first = int(np.searchsorted(-sorted_lengths, -width, side="left"))
-        rows = order[first:lower]
-        if rows.size:
-            bins, offsets, count = best_fit(lengths[rows].tolist(), width)
-            start_of_row[rows] = total + bins * width + offsets
-            layout.append((total, count, width))
-            total += count * width
+    for width in all_widths:
+        own = np.flatnonzero(np.asarray(bin_widths) == width)
+        if own.size:
+            start_of_bin[own] = total + np.arange(own.size) * width
+            layout.append((total, int(own.size), width))
+            total += int(own.size) * width
+    start_of_row = np.empty_like(lengths)
+    start_of_row[order] = start_of_bin[bins] + offsets
 
     token_row = np.repeat(np.arange(len(lengths)), lengths)
     first_token = np.cumsum(lengths) - lengths

@@ -10,6 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
+from recbole_diffusion.denoisers.linear import linear
+
 
 def full_softmax(user_vectors: Tensor, item_vectors: Tensor, targets: Tensor, *, include_padding: bool = True) -> Tensor:
     """Cross-entropy of each row over the whole catalogue.
@@ -25,4 +27,4 @@ def full_softmax(user_vectors: Tensor, item_vectors: Tensor, targets: Tensor, *,
     """
     if not include_padding:
         item_vectors, targets = item_vectors[1:], targets - 1
-    return functional.cross_entropy(user_vectors @ item_vectors.transpose(0, 1), targets, reduction="none")
+    return functional.cross_entropy(linear(user_vectors, item_vectors), targets, reduction="none")

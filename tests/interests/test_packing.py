@@ -21,21 +21,29 @@ def histories(lengths: list[int], width: int, seed: int = 0) -> tuple[torch.Tens
 
 
 def test_best_fit_by_hand() -> None:
-    bins, offsets, count = best_fit([4, 3, 2, 1], 5)
-    assert count == 2
-    assert bins.tolist() == [0, 1, 1, 0]  # 4 | 3 then 2 fills bin 1, 1 fills bin 0
+    bins, offsets, widths = best_fit([4, 3, 2, 1], [5])
+    assert widths == [5, 5]
+    assert bins.tolist() == [0, 1, 1, 0]  # 3 then 2 fill bin 1, 1 fills the gap of bin 0
     assert offsets.tolist() == [0, 0, 3, 4]
 
 
+def test_short_pieces_fill_the_gaps_of_wide_bins() -> None:
+    bins, offsets, widths = best_fit([7, 2, 2, 2], [4, 10])
+    assert widths == [10, 4]
+    assert bins.tolist() == [0, 0, 1, 1]
+    assert offsets.tolist() == [0, 7, 0, 2]
+
+
 def test_best_fit_never_overlaps_or_overflows() -> None:
-    lengths = np.sort(np.random.default_rng(1).integers(1, 17, 300))[::-1].tolist()
-    bins, offsets, count = best_fit(lengths, 16)
-    used = np.zeros((count, 16), dtype=int)
+    lengths = np.sort(np.random.default_rng(1).integers(1, 41, 300))[::-1].tolist()
+    bins, offsets, widths = best_fit(lengths, [16, 40])
+    used = [np.zeros(width, dtype=int) for width in widths]
     for piece, length in enumerate(lengths):
-        used[bins[piece], offsets[piece] : offsets[piece] + length] += 1
-    assert used.max() == 1
-    assert used.sum() == sum(lengths)
-    assert count <= math.ceil(1.23 * sum(lengths) / 16)
+        assert offsets[piece] + length <= widths[bins[piece]]
+        used[bins[piece]][offsets[piece] : offsets[piece] + length] += 1
+    assert max(bin.max() for bin in used) == 1
+    assert sum(bin.sum() for bin in used) == sum(lengths)
+    assert sum(widths) <= 1.05 * sum(lengths)
 
 
 @pytest.mark.parametrize("padding_tokens", [False, True])

@@ -1,0 +1,80 @@
+"""Linear layers whose float32 products run in oneDNN on a CPU.
+
+    y = x W^T + b;  dL/dx = g W;  dL/dW = g^T x;  dL/db = sum(g)
+
+torch sends float32 products to MKL, which on CPUs that are not Intel's reaches less than half of what oneDNN, which torch
+ships as well, reaches with the same float32 arithmetic (measured in docs/decisions/042-onednn-products.md). torch has no
+public switch for it, so this module calls the operator that torch's own compiler calls, where torch has it. Results
+agree to float32 rounding. Other devices, other types and autocast use the ordinary linear layer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+
+def _onednn_product() -> Any:
+    """torch's oneDNN linear operator, or None where this torch was built without it."""
+    if not torch.backends.mkldnn.is_available():
+        return None
+    namespace = getattr(torch.ops, "mkldnn", None)
+    return getattr(namespace, "_linear_pointwise", None)
+
+
+_PRODUCT = _onednn_product()
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _PRODUCT(x, weight, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        for_x = _product(gradient, weight.t(), None) if ctx.needs_input_grad[0] else None
+        for_weight = None
+        if ctx.needs_input_grad[1]:
+            if weight.shape[0] >= weight.shape[1]:  # the faster of the two orders
+                for_weight = _product(x.t(), gradient.t(), None).t().contiguous()
+            else:
+                for_weight = _product(gradient.t(), x.t(), None)
+        return for_x, for_weight, gradient.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W^T + b`` for x (M, I), weight (O, I), bias (O,) or None: (M, O)."""
+    if (
+        _PRODUCT is None
+        or x.device.type != "cpu"
+        or x.dtype != torch.float32
+        or weight.dtype != torch.float32
+        or x.dim() != 2
+        or x.shape[0] == 0
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return functional.linear(x, weight, bias)
+    if not torch.is_grad_enabled():
+        return _product(x, weight, bias)
+    result: Tensor = _Linear.apply(x, weight, bias)
+    return result
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` for two-dimensional input, computed by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (M, I) -> (M, O)."""
+        return linear(x, self.weight, self.bias)
