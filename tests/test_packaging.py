@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SITE_PACKAGES = [folder for folder in sys.path if folder.endswith(("site-packages", "dist-packages"))]
 WHERE_THINGS_ARE = """
 import json, recbole_diffusion
-from recbole_diffusion.config import properties_directory
+from recbole_diffusion.registry import properties_directory
 print(json.dumps([recbole_diffusion.__file__, str(properties_directory())]))
 """
 # What RecBole imports in functions alone, or nowhere: the base installation works without.

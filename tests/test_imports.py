@@ -1,0 +1,92 @@
+"""Which way imports go: the table of docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "recbole_diffusion"
+PARTS = {"diffusion", "denoisers", "interests", "losses"}
+SETTINGS = {"config", "config_files", "config_values", "registry", "compat", "errors"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "provenance": set(),
+    "diffusion": set(),
+    "losses": set(),
+    "interests": {"diffusion"},
+    "denoisers": {"diffusion", "interests"},
+    "config_files": {"errors"},
+    "compat": {"errors"},
+    "registry": {"compat", "config_files", "errors"},
+    "config_values": {"registry", "errors"},
+    "config": SETTINGS - {"config"},
+    "models": SETTINGS | PARTS,
+    "data": {"registry", "compat", "errors"},
+    "evaluation": {"registry", "compat", "errors"},
+    "training": {"models", "evaluation", "provenance", "compat", "errors"},
+    "quick_start": SETTINGS | {"data", "models", "evaluation", "training", "provenance"},
+    "command_line": SETTINGS | {"quick_start"},
+    "__main__": {"command_line"},
+}
+# Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.
+MAY_IMPORT_LATE: dict[str, set[str]] = {"registry": {"models"}, "__init__": {"quick_start", *SETTINGS}}
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+
+
+def unit_of(path: Path) -> str:
+    """The folder or module directly below the package that a file belongs to."""
+    return path.relative_to(ROOT / PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Dotted names that a file imports, and whether inside a function or for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    late: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        typing_only = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if typing_only or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            late.update(ast.walk(node))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node in late
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node in late
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_table(path: Path) -> None:
+    unit = unit_of(path)
+    early = MAY_IMPORT.get(unit, set()) | {unit}
+    known = {unit_of(file) for file in FILES}
+    assert unit in MAY_IMPORT or unit == "__init__", f"{unit} is new: enter it here and in docs/architecture.md"
+    for name, late in imports(path):
+        root, _, rest = name.partition(".")
+        target = rest.partition(".")[0]
+        if root != PACKAGE or target not in known:
+            continue
+        allowed = early | MAY_IMPORT_LATE.get(unit, set()) if late else early
+        assert target in allowed, f"{path.relative_to(ROOT)} imports {name}; {unit} may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("unit", sorted(PARTS))
+def test_the_parts_never_import_recbole(unit: str) -> None:
+    for path in (ROOT / PACKAGE / unit).rglob("*.py"):
+        roots = {name.partition(".")[0] for name, _ in imports(path)}
+        assert "recbole" not in roots, path
+
+
+def test_importing_the_package_imports_neither_recbole_nor_torch() -> None:
+    code = f"import sys, {PACKAGE}, {PACKAGE}.command_line; print(sorted({{'torch', 'recbole'}} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.strip() == "[]"
