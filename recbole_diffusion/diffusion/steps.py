@@ -117,7 +117,7 @@ class LossAwareSteps(nn.Module):
         received = torch.bincount(t, minlength=self.num_steps)
         first = received.cumsum(0) - received
         rank = torch.arange(len(t), device=t.device) - first[t]  # 0, 1, ... among the losses of the same slot
-        kept = rank >= received[t] - self.history  # older ones would be overwritten within this call
+        kept = rank >= received[t] - self.history  # the others would share a place with a later one
         t, loss, rank = t[kept], loss[kept], rank[kept]
         self.losses[t, (self.counts[t] + rank) % self.history] = loss
         self.counts += received

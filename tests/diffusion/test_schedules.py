@@ -261,7 +261,7 @@ def test_linear_var_refuses_a_variance_that_does_not_grow_below_one(given: dict,
         ([], r"shape \(0,\)"),
         ([[0.1, 0.2]], r"shape \(1, 2\)"),
         ([0.1, 1e-20], r"alpha_bar goes from 0\.9 to 0\.9 in slot 1"),
-        ([1 - 1e-16] * 25, "stay above 0"),
+        ([1 - 1e-16] * 21, r"to 0 in slot 20; .* stay above 0"),  # underflow
     ],
 )
 def test_betas_that_are_no_schedule_are_refused(betas: list, said: str) -> None:
@@ -330,7 +330,7 @@ def test_the_callers_array_is_not_kept() -> None:
     betas = np.array([0.1, 0.2])
     schedule = NoiseSchedule(betas)
     betas[:] = 0.9
-    np.testing.assert_allclose(schedule.tables["alpha_bar"], [0.9, 0.72], rtol=1e-14)
+    np.testing.assert_array_equal(schedule.tables["betas"], [0.1, 0.2])
 
 
 @pytest.mark.gpu
