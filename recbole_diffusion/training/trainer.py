@@ -1,10 +1,10 @@
 """The training loop: RecBole's trainer with exact resume, atomic checkpoints and evaluation noise that belongs to rows.
 
-What RecBole's `Trainer` does stays (losses, optimisers, metrics, early stopping rule, DDP hooks of its models); what is
-added or replaced:
+What RecBole's `Trainer` does stays (losses, optimisers, metrics); what is added or replaced:
   - step learning-rate decay, gradient clipping that knows the loss scaler, bf16 / fp16 autocast, fused Adam;
   - a checkpoint after every epoch with optimiser, scheduler, every generator's state: a run cut and resumed gives the same
     weights, bit for bit on a CPU, as one that was not;
+  - early stopping counts a strictly better score alone as better;
   - a loss that is not finite stops the run and names the batch;
   - Ctrl-C leaves the last good checkpoint and says how to resume;
   - the row number of an evaluation row goes to the model, so that its noise does not depend on the batch.
@@ -25,7 +25,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
-from recbole.utils import EvaluatorType, calculate_valid_score, early_stopping
+from recbole.utils import EvaluatorType, calculate_valid_score
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
@@ -292,9 +292,12 @@ class _Run(Trainer):  # type: ignore[misc]
         if valid_data and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
             score, result, row["valid_seconds"] = self._validate(valid_data, show_progress)
             row.update({f"valid_{name}": value for name, value in result.items()})
-            self.best_valid_score, self.cur_step, self.stopped, improved = early_stopping(
-                score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
-            )
+            improved = self._improves(score)
+            if improved:
+                self.best_valid_score, self.cur_step = score, 0
+            else:
+                self.cur_step += 1
+                self.stopped = self.cur_step > self.stopping_step
             self.tensorboard.add_scalar(f"valid/{self.valid_metric}", score, epoch + 1)
             message += f"  {self.valid_metric} {score:.6f}{' best' if improved else ''}  {row['valid_seconds']:.1f} s"
             if improved:
@@ -315,6 +318,13 @@ class _Run(Trainer):  # type: ignore[misc]
         if score is not None and callback_fn is not None:
             callback_fn(epoch, score)
 
+    def _improves(self, score: float) -> bool:
+        """Whether a validation score is strictly better than the best so far. RecBole counts a tie as an improvement, so a
+        model that no longer learns never stops."""
+        if self.best_epoch is None:
+            return not math.isnan(score)
+        return score > self.best_valid_score if self.valid_metric_bigger else score < self.best_valid_score
+
     def _validate(self, valid_data: Any, show_progress: bool) -> tuple[float, dict[str, float], float]:
         began = time.perf_counter()
         diffusion = isinstance(self.model, DiffusionRecommender)
@@ -333,7 +343,7 @@ class _Run(Trainer):  # type: ignore[misc]
         ids = interaction[self.config["USER_ID_FIELD"]] if self.config["USER_ID_FIELD"] in interaction.interaction else []
         users = ", ".join(str(int(user)) for user in ids[:5])
         raise TrainingDiverged(
-            f"training loss is {float(loss)} in epoch {epoch + 1}, batch {batch + 1} ({len(interaction)} rows"
+            f"training loss is {float(loss.detach())} in epoch {epoch + 1}, batch {batch + 1} ({len(interaction)} rows"
             + (f", first internal user ids {users}" if users else "")
             + "); lower learning_rate, set clip_grad_norm: {max_norm: 1.0} or use precision: fp32; "
             f"the last good checkpoint is {self.folder.last if self.folder.last.is_file() else 'none yet'}"
