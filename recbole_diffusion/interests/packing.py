@@ -23,7 +23,7 @@ from torch import Tensor
 
 from recbole_diffusion.diffusion.noise import NoiseSource
 
-SEGMENT_WIDTHS = (16, 32)  # narrow segments keep the block-diagonal attention small; longer rows get a segment as long as the longest
+SEGMENT_WIDTHS = (32,)  # wide enough for one attention call to do many rows, narrow enough for its waste to be small
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def pack(
         item_seq_len: (B,) number of real items, at least 1.
         padding_tokens: whether a row shorter than `padded_length` keeps one token for its padding.
         padded_length: L, the length the histories count as padded to.
-        widths: segment widths to use, besides the longest row's.
+        widths: segment widths, increasing; rows longer than all of them get segments as long as the longest row.
 
     Raises:
         ValueError: a row without items.
@@ -143,7 +143,8 @@ def pack(
     lengths = real + has_pad
     order = np.argsort(-lengths, kind="stable")
     longest = int(lengths.max())
-    all_widths = sorted({w for w in widths if w < longest} | {longest})
+    widest = max(longest, min(widths[-1] if widths else 0, int(lengths.sum())))
+    all_widths = [*(width for width in widths if width < widest), widest]
 
     bins, offsets, bin_widths = best_fit(lengths[order].tolist(), all_widths)
     start_of_bin = np.empty(len(bin_widths), dtype=np.int64)

@@ -66,13 +66,14 @@ def test_bias_joins_rows_and_counts_padding() -> None:
     seq, seq_len = histories([2, 1], 4)
     layout = pack(seq, seq_len, padding_tokens=True, padded_length=4, widths=(5,))
     (group,) = layout.groups
-    assert group.width == 3  # the longest row: its padding token and two items
-    first, second = group.bias[0, 0], group.bias[1, 0]
-    assert first[2].tolist() == pytest.approx([math.log(2), 0.0, 0.0])
-    assert second[1, :2].tolist() == pytest.approx([math.log(3), 0.0])
-    assert second[1, 2] < -1e8
+    assert (group.segments, group.width) == (1, 5)  # padding token and two items, padding token and one item
+    bias = group.bias[0, 0]
+    assert bias[2, :3].tolist() == pytest.approx([math.log(2), 0.0, 0.0])
+    assert bias[4, 3:].tolist() == pytest.approx([math.log(3), 0.0])
+    assert bias[:3, 3:].max() < -1e8
+    assert bias[3:, :3].max() < -1e8
     assert layout.query_keep is not None
-    assert layout.query_keep[:, 0].tolist() == [0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+    assert layout.query_keep[:, 0].tolist() == [0.0, 1.0, 1.0, 0.0, 1.0]
 
 
 def test_a_full_row_has_no_padding_token() -> None:
