@@ -9,6 +9,7 @@ nobody needs any more does not stay.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import pickle
@@ -193,10 +194,12 @@ CHECKPOINT_READERS = (
 
 
 def read_recbole_checkpoints() -> None:
-    """Let the loaded modules of RecBole that read its checkpoints do so under torch 2.6 and later.
+    """Let RecBole's trainer, and those of its models that are loaded, read RecBole's checkpoints under torch 2.6 and later.
 
-    ``torch.load`` itself is not changed, for nobody else.
+    They see a ``torch`` whose ``load`` is :func:`load_recbole_checkpoint`; ``torch.load`` itself is not changed. Not
+    reached: ``recbole.quick_start.load_data_and_model``, which imports torch inside the function.
     """
+    importlib.import_module("recbole.trainer.trainer")
     for name in CHECKPOINT_READERS:
         module = sys.modules.get(name)
         if module is not None and not isinstance(vars(module).get("torch"), _TorchForRecBole):

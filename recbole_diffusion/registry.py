@@ -227,6 +227,7 @@ def resolve_model(name: str | type) -> ModelEntry:
             module = importlib.import_module(modules[name])
         except ModuleNotFoundError as error:
             raise UserError(f"model '{name}' needs the package '{error.name}', which is not installed") from error
+        compat.read_recbole_checkpoints()
         return _entry(name, vars(module)[name], ours=False)
     if ":" in name:
         model_class = load_object(name)
