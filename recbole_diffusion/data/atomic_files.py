@@ -112,7 +112,8 @@ def shown(text: str, longest: int = 40) -> str:
 
 def _refuse(path: Path, line: int | None, what: str, remedy: str) -> NoReturn:
     place = str(path) if line is None else f"{path}:{line}"
-    raise UserError(f"{place}: {what}; {remedy}")
+    message = f"{place}: {what}; {remedy}"
+    raise UserError("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def _separator_name(separator: str) -> str:

@@ -20,7 +20,7 @@ import pytest
 from small_tables import HEADER, samples, small_rows, table
 
 from recbole_diffusion.data import atomic_files
-from recbole_diffusion.data.atomic_files import check_layout, exact_order, read_columns, shown
+from recbole_diffusion.data.atomic_files import RequiredColumn, check_layout, exact_order, read_columns, shown
 from recbole_diffusion.errors import UserError
 
 GOOD = table(small_rows())
@@ -449,3 +449,39 @@ def test_a_hundred_thousand_rows_are_read_in_a_moment(tmp_path: Path) -> None:
     assert strict < plain
     assert found["item_id"].tolist() == frame["item_id:token"].astype(str).tolist()
     assert found["timestamp"].tolist() == frame["timestamp:float"].tolist()
+
+
+PIECES = (
+    b"", b"\t", b"\n", b"\r", b"\r\n", b"\t\t", b"\n\n", b" ", b'"', b"'", b",", b":", b"#", b"\\", b"_", b"-",
+    b"e", b".", b"\0", b"\x1a", b"\x0c", b"\x1f", b"\xff", b"\xc3", b"\xc2\x85", b"\xe2\x80\xa8", b"\xef\xbb\xbf", b"NA",
+    b"inf", b"0x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_damage_is_refused_or_read_as_it_stands(tmp_path: Path, seed: int) -> None:
+    """Bytes replaced at random: a one-line refusal, or exactly the rows that splitting the text gives."""
+    generator = random.Random(seed)
+    path = tmp_path / "damaged.inter"
+    kinds = ("token", "token", "float")
+    required = [RequiredColumn(name, name.upper(), kind, "a test") for name, kind in zip(COLUMNS, kinds, strict=True)]
+    read = 0
+    for _ in range(40):
+        content = bytearray(GOOD.encode())
+        for _ in range(generator.choice([1, 1, 2])):
+            at = generator.randrange(len(content))
+            content[at : at + generator.choice([0, 0, 1, 2, 40])] = generator.choice(PIECES)
+        path.write_bytes(content)
+        try:
+            file = check_layout(path, required=required)
+            frame = read_columns(file, COLUMNS, identifiers=COLUMNS[:2], times=COLUMNS[2:])
+        except UserError as error:
+            assert str(error).startswith(f"{path}:"), error
+            assert str(error).isprintable(), error
+            continue
+        lines = content.decode("utf-8-sig").rstrip("\r\n").split("\n")[1:]
+        rows = [line.rstrip("\r").split("\t") for line in lines]
+        expected = [(user, item, float(moment)) for user, item, moment in rows]
+        assert list(frame.itertuples(index=False, name=None)) == expected
+        read += 1
+    assert read > 0
