@@ -194,7 +194,7 @@ CHECKPOINT_READERS = (
 
 
 def read_recbole_checkpoints() -> None:
-    """Let RecBole's trainer, and those of its models that are loaded, read RecBole's checkpoints under torch 2.6 and later.
+    """Let RecBole's trainer, and those of its models that are loaded, read RecBole's checkpoints since torch 2.6.
 
     They see a ``torch`` whose ``load`` is :func:`load_recbole_checkpoint`; ``torch.load`` itself is not changed. Not
     reached: ``recbole.quick_start.load_data_and_model``, which imports torch inside the function.

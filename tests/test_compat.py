@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import scipy
 import torch
+
 from recbole_diffusion import compat
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import recbole_directory
