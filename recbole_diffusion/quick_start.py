@@ -28,7 +28,7 @@ from recbole_diffusion.provenance import code_version, data_fingerprint, device_
 from recbole_diffusion.registry import ModelEntry, resolve_model
 from recbole_diffusion.training.checkpoint import load_model, read_checkpoint
 from recbole_diffusion.training.run_folder import RunFolder, RunLog
-from recbole_diffusion.training.trainer import trainer_class
+from recbole_diffusion.training.trainer import TrainingDiverged, trainer_class
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +182,8 @@ def _execute(
             return _logged(config, entry, trainer_type, folder, resume, checkpoint)
         except UserError as error:
             logger.debug("error: %s", error)
+            if not resume and not isinstance(error, TrainingDiverged):
+                folder.discard_unless_trained()
             raise
 
 

@@ -10,11 +10,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import logging
 import re
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -77,6 +79,14 @@ class RunFolder:
         if not folder.config.is_file():
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
         return folder
+
+    def discard_unless_trained(self) -> None:
+        """Remove the folder of a run that ended before it had anything to keep, and the output folder if that is empty."""
+        if self.last.exists() or self.best.exists():
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
 
     @property
     def config(self) -> Path:

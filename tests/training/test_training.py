@@ -156,3 +156,10 @@ def test_a_run_leaves_nothing_outside_its_folder(
     monkeypatch.chdir(tmp_path)
     run("DiffuRec", "small", {**KEYS, "epochs": 1}, data_path=small_data, output="here")
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(small_data: Path, tmp_path: Path) -> None:
+    for wrong in ({"n_heads": 3}, {"reverse_steps": 99}):
+        with pytest.raises(UserError):
+            run("DiffuRec", "small", {**KEYS, **wrong}, data_path=small_data, output=tmp_path / "runs")
+        assert not (tmp_path / "runs").exists()
