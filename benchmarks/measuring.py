@@ -47,9 +47,12 @@ def code_version(folder: Path) -> str | None:
 
 
 def command_line() -> str:
-    """The command that was given, without the machine's paths."""
-    arguments = [argument if " " not in argument else repr(argument) for argument in sys.argv[1:]]
-    return " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *arguments])
+    """The command that was given; of an absolute path only the last part, since the rest says nothing elsewhere."""
+    words = []
+    for argument in sys.argv[1:]:
+        option, equals, value = argument.rpartition("=")
+        words.append(option + equals + (Path(value).name if value.startswith("/") else value))
+    return " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *words])
 
 
 def now() -> str:
