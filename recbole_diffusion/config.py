@@ -16,10 +16,12 @@ import ast
 import dataclasses
 import functools
 import inspect
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.config import Config
 
@@ -30,6 +32,7 @@ from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import (
     ModelEntry,
     default_file,
+    models_with_default,
     nearest,
     properties_directory,
     recbole_directory,
@@ -64,7 +67,6 @@ COMPUTED_KEYS: dict[str, str] = {
     "MODEL_TYPE": "it follows from the model",
     "MODEL_INPUT_TYPE": "it follows from the model",
     "eval_type": "it follows from metrics",
-    "valid_metric_bigger": "it follows from valid_metric",
     "valid_neg_sample_args": "set eval_args: {mode: ...}",
     "test_neg_sample_args": "set eval_args: {mode: ...}",
     "device": "set use_gpu and gpu_id",
@@ -88,6 +90,13 @@ COMPUTED_KEYS: dict[str, str] = {
     "REORDER_ITEM_SEQ": "the transform sets it",
 }
 METRICS_WITHOUT_CUTOFF = ("auc", "gauc", "logloss", "mae", "rmse")
+# Keys of RecBole's caches, and the only value that a run takes: datasets are read anew, nothing is unpickled.
+NO_CACHE: dict[str, Any] = {
+    "save_dataset": False,
+    "dataset_save_path": None,
+    "save_dataloaders": False,
+    "dataloaders_save_path": None,
+}
 _ADDRESS_FILES = ("url", "kg_url")  # in RecBole's properties/dataset, but download addresses and no settings
 
 
@@ -199,6 +208,7 @@ class RunConfig(Config):
         from recbole.utils import ModelType
 
         known = {"model", "dataset", *KEYS_WITHOUT_DEFAULT, *_keys_read_by_model(self.model_class), *self._defaults}
+        known.update(self._option_names())
         known.update(key for names in self.parameters.values() for key in names)
         transform = self.external_config_dict.get("transform", self._defaults.get("transform"))
         known.update(TRANSFORM_KEYS.get(str(transform), ()))
@@ -215,7 +225,13 @@ class RunConfig(Config):
                     continue
                 if key in COMPUTED_KEYS:
                     raise UserError(f"key '{key}' ({origin}) cannot be set: {COMPUTED_KEYS[key]}")
-                hint = nearest(key, known)
+                hint, owners = nearest(key, known), models_with_default(key)
+                if owners:
+                    some = ", ".join(owners[:3]) + (" and others" if len(owners) > 3 else "")
+                    raise UserError(
+                        f"key '{key}' ({origin}) is read by {some}, not by {self.model}"
+                        + (f"; its nearest key is '{hint}'" if hint else "")
+                    )
                 raise UserError(
                     f"unknown key '{key}' ({origin}); "
                     + (f"did you mean '{hint}'?" if hint else f"neither RecBole nor the model {self.model} reads it")
@@ -251,6 +267,9 @@ class RunConfig(Config):
         cutoffs = [""] if name.lower() in METRICS_WITHOUT_CUTOFF else list(map(str, topk))
         if name.lower() not in [metric.lower() for metric in metrics] or cutoff not in cutoffs:
             raise self._not_allowed("valid_metric", f"one of metrics {metrics} @ one of topk {topk}")
+        for key, only in NO_CACHE.items():
+            if values[key] != only:
+                raise self._not_allowed(key, f"{'~' if only is None else only}, a run reads its data anew")
         losses = ("CE", "BPR")
         if self._defaults.get("loss_type") in losses and values["loss_type"] not in losses:
             raise self._not_allowed("loss_type", " or ".join(losses))
@@ -286,6 +305,7 @@ class RunConfig(Config):
         """RecBole's own checks and derived keys; its exceptions are a person's mistakes at this point."""
         values = self.final_config_dict
         values["MODEL_TYPE"] = self.model_class.type
+        bigger = values["valid_metric_bigger"]
         try:
             self._set_default_parameters()
             self._init_device()
@@ -296,6 +316,11 @@ class RunConfig(Config):
             raise
         except (ValueError, TypeError, KeyError, NotImplementedError, RuntimeError) as error:
             raise UserError(f"RecBole refuses this configuration: {error}") from error
+        if self.is_given("valid_metric_bigger") and bigger is not values["valid_metric_bigger"]:
+            raise UserError(
+                f"valid_metric_bigger must be {values['valid_metric_bigger']} for {values['valid_metric']}, "
+                f"got {bigger!r} ({self.origin('valid_metric_bigger')}); leave it out"
+            )
         if self.dataset == "ml-100k" and self.is_given("data_path"):
             # RecBole takes this dataset from its own package whatever data_path says.
             values["data_path"] = str(Path(self._folders["data_path"]) / self.dataset)
@@ -326,6 +351,7 @@ class RunConfig(Config):
         values = {key: value for key, value in self.final_config_dict.items() if key not in COMPUTED_KEYS}
         if (values.get("train_neg_sample_args") or {}).get("distribution") == "none":
             values["train_neg_sample_args"] = None
+        values.pop("valid_metric_bigger")  # it follows from valid_metric
         values.update(self._folders, model=self.model_reference, dataset=self.dataset)
         if self.dataset == "ml-100k" and not self.is_given("data_path"):
             del values["data_path"]  # given, it would mean a folder and not RecBole's embedded copy
@@ -354,7 +380,19 @@ def _given_layers(config_files: Sequence[str | Path], overrides: Mapping[str, An
     for key in overrides:
         if not isinstance(key, str):
             raise UserError(f"a key must be a name, got {key!r} ({origin})")
-    return [*map(read_yaml, config_files), Layer(dict(overrides), dict.fromkeys(overrides, origin))]
+    values = {key: _native(value) for key, value in overrides.items()}
+    return [*map(read_yaml, config_files), Layer(values, dict.fromkeys(values, origin))]
+
+
+def _native(value: Any) -> Any:
+    """A copy of ``value`` in Python's own types: programs also pass numpy's numbers and paths."""
+    if isinstance(value, Mapping):
+        return {key: _native(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_native(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _chosen(key: str, argument: Any, given: Sequence[Layer]) -> Any:

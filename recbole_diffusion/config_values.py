@@ -25,14 +25,20 @@ class NotAllowedError(Exception):
     """A value that is not allowed; the message is what would have been, to follow "must be"."""
 
 
-def integer(minimum: int | None = None, *, none: bool = False) -> Check:
-    """An integer (a bool is none) of at least ``minimum``; ``none`` lets None through."""
-    allowed = "an integer" + ("" if minimum is None else f" of at least {minimum}") + (" or ~" if none else "")
+def integer(minimum: int | None = None, *, below: int | None = None, none: bool = False) -> Check:
+    """An integer (a bool is none) of at least ``minimum`` and less than ``below``; ``none`` lets None through."""
+    allowed = "an integer" + ("" if minimum is None else f" of at least {minimum}")
+    allowed += ("" if below is None else f" and below {below}") + (" or ~" if none else "")
 
     def check(value: Any) -> Any:
         if value is None and none:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or (minimum is not None and value < minimum):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int)
+            or (minimum is not None and value < minimum)
+            or (below is not None and value >= below)
+        ):
             raise NotAllowedError(allowed)
         return value
 
@@ -232,6 +238,17 @@ def _negative_sampling(value: Any) -> dict[str, Any] | None:
     return sampling
 
 
+def _gradient_clipping(value: Any) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    clipping = mapping("max_norm", "norm_type", "error_if_nonfinite", "foreach")(value)
+    try:
+        number(above=0.0)(clipping.get("max_norm"))
+    except NotAllowedError:
+        raise NotAllowedError("a mapping such as {max_norm: 1.0} or ~") from None
+    return clipping
+
+
 def _scheduler(value: Any) -> str | None:
     name = choice("none", "step", none=True)(value)
     return None if name == "none" else name
@@ -243,7 +260,7 @@ CHECKS: dict[str, Check] = {
     "use_gpu": boolean(),
     "worker": integer(0),
     "num_threads": integer(1, none=True),
-    "seed": integer(0),
+    "seed": integer(0, below=2**32),  # numpy takes no larger one
     "eval_seed": integer(0, none=True),
     "reproducibility": boolean(),
     "show_progress": boolean(),
@@ -258,7 +275,7 @@ CHECKS: dict[str, Check] = {
     "train_neg_sample_args": _negative_sampling,
     "eval_step": integer(0),
     "stopping_step": integer(0),
-    "clip_grad_norm": mapping("max_norm", "norm_type", "error_if_nonfinite", "foreach", none=True),
+    "clip_grad_norm": _gradient_clipping,
     "loss_decimal_place": integer(0),
     "scheduler": _scheduler,
     "scheduler_step_size": integer(1),

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import importlib.machinery
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -93,6 +94,17 @@ def default_file(model_class: type) -> Path | None:
             if path is not None:
                 return path
     return None
+
+
+def models_with_default(key: str) -> list[str]:
+    """Models of ours and RecBole's whose files of defaults have ``key``."""
+    line = re.compile(rf"^{re.escape(key)}\s*:", re.M)
+    paths = [path for name in _all_names() if (path := default_file_of(name)) is not None]
+    return [path.stem for path in paths if line.search(path.read_text(encoding="utf-8"))]
+
+
+def _all_names() -> list[str]:
+    return [name for names in model_names().values() for name in names]
 
 
 def _recbole_modules() -> dict[str, str]:
