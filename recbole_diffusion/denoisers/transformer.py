@@ -102,7 +102,8 @@ class SelfAttention(nn.Module):
         keep = layout.query_keep
         mixed = []
         # torch.split and unbind, not slices: their backward concatenates instead of adding into zeros
-        for group, part in zip(layout.groups, projected.split([group.tokens for group in layout.groups])):
+        sizes = [*(group.tokens for group in layout.groups), layout.tail]
+        for group, part in zip(layout.groups, projected.split(sizes)):
             parts = part.view(group.segments, group.width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
             query, key, value = parts.unbind(0)  # each (segments, heads, width, D / heads)
             if keep is not None:  # padding tokens ask nothing: their scores are all equal
@@ -115,6 +116,8 @@ class SelfAttention(nn.Module):
                 dropout_p=self.probability if self.training else 0.0,
             )
             mixed.append(attended.transpose(1, 2).reshape(-1, self.dim))
+        if layout.tail:
+            mixed.append(mixed[0].new_zeros(layout.tail, self.dim))
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recbole_diffusion.diffusion.noise import GlobalNoise, RowNoise
-from recbole_diffusion.interests.packing import best_fit, pack
+from recbole_diffusion.interests.packing import best_fit, pack, round_up
 
 
 def histories(lengths: list[int], width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,7 +73,15 @@ def test_bias_joins_rows_and_counts_padding() -> None:
     assert bias[:3, 3:].max() < -1e8
     assert bias[3:, :3].max() < -1e8
     assert layout.query_keep is not None
-    assert layout.query_keep[:, 0].tolist() == [0.0, 1.0, 1.0, 0.0, 1.0]
+    assert layout.query_keep[:5, 0].tolist() == [0.0, 1.0, 1.0, 0.0, 1.0]
+    assert layout.tail == 3  # 5 tokens make 8
+
+
+def test_sizes_are_few_and_close() -> None:
+    sizes = {round_up(tokens) for tokens in range(1, 8193)}
+    assert len(sizes) < 150
+    for tokens in range(1, 8193):
+        assert 0 <= round_up(tokens) - tokens <= max(7, tokens / 16)
 
 
 def test_a_full_row_has_no_padding_token() -> None:
