@@ -288,8 +288,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         folder = getattr(interrupt, "run_folder", None)
-        print("interrupted" + (f"; go on with: recbole-diff --resume={folder}" if folder else ""), file=sys.stderr)
+        resume = f"; go on with: {_program()} --resume={shlex.quote(str(folder))}" if folder else ""
+        print(f"interrupted{resume}", file=sys.stderr)
         return 130
+
+
+def _program() -> str:
+    """How this program was called, to say it in a command."""
+    name = Path(sys.argv[0]).name if sys.argv else ""
+    if name == "__main__.py":
+        return "python -m recbole_diffusion"
+    return f"python {name}" if name.endswith(".py") else "recbole-diff"
 
 
 def _show(text: str) -> int:

@@ -376,12 +376,12 @@ def _given_layers(config_files: Sequence[str | Path], overrides: Mapping[str, An
         raise UserError(f"config_files must be a list of files, got {str(config_files)!r}")
     if not isinstance(overrides, Mapping):
         raise UserError(f"the configuration must be a dict of keys, got {overrides!r}")
-    origin = getattr(overrides, "origin", CONFIG_ARGUMENT)
-    for key in overrides:
+    named = overrides if isinstance(overrides, Overrides) else Overrides(overrides)
+    for key in named:
         if not isinstance(key, str):
-            raise UserError(f"a key must be a name, got {key!r} ({origin})")
-    values = {key: _native(value) for key, value in overrides.items()}
-    return [*map(read_yaml, config_files), Layer(values, dict.fromkeys(values, origin))]
+            raise UserError(f"a key must be a name, got {key!r} ({named.origin})")
+    values = {key: _native(value) for key, value in named.items()}
+    return [*map(read_yaml, config_files), Layer(values, {key: named.origin_of(key) for key in values})]
 
 
 def _native(value: Any) -> Any:

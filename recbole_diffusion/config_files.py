@@ -34,6 +34,17 @@ class Overrides(dict[str, Any]):
     def __init__(self, values: Mapping[str, Any] | None = None, *, origin: str = CONFIG_ARGUMENT) -> None:
         super().__init__(values or {})
         self.origin = origin
+        self.origins: dict[str, str] = {}  # of keys that came from elsewhere
+
+    def origin_of(self, key: str) -> str:
+        """Where one key comes from."""
+        return self.origins.get(key, self.origin)
+
+    def over(self, stored: Mapping[str, Any], origin: str) -> Overrides:
+        """These keys over ``stored`` ones, which came from ``origin`` (an earlier run's file)."""
+        merged = Overrides({**stored, **self}, origin=self.origin)
+        merged.origins = {**dict.fromkeys(set(stored) - set(self), origin), **self.origins}
+        return merged
 
 
 class Loader(yaml.SafeLoader):

@@ -10,6 +10,7 @@ import difflib
 import importlib
 import importlib.machinery
 import importlib.util
+import logging
 import re
 import sys
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from typing import Any
 
 from recbole_diffusion import compat
 from recbole_diffusion.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 OUR_MODEL_NAMES: tuple[str, ...] = ("DiffuRec",)
 
@@ -290,6 +293,11 @@ def register() -> None:
         load_recbole_defaults(self, model, model_class, dataset)
         if models.get(model) is model_class:
             self.internal_config_dict.update(read_yaml(properties_directory() / "model" / f"{model}.yaml").values)
+            logger.warning(
+                "%s in RecBole's own trainer: its keys scheduler and valid_reverse_steps have no effect there; "
+                "recbole_diffusion.run() reads them",
+                model,
+            )
 
     Config._load_internal_config_dict = load_defaults
     Config._reads_recbole_diffusion = True

@@ -487,6 +487,16 @@ def test_what_a_run_changes_in_its_folders_is_not_written_down() -> None:
     assert config.to_plain()["checkpoint_dir"] == "saved"
 
 
+def test_keys_of_an_earlier_run_keep_their_origin() -> None:
+    given = Overrides({"epochs": 5}, origin=COMMAND_LINE)
+    merged = given.over({"epochs": 3, "topk": "many"}, "runs/x/config.yaml")
+    with pytest.raises(UserError, match=r"topk must be .*\(runs/x/config\.yaml\)"):
+        RunConfig("SASRec", "small", (), merged)
+    config = RunConfig("SASRec", "small", (), given.over({"epochs": 3, "seed": 4}, "runs/x/config.yaml"))
+    assert (config["epochs"], config["seed"]) == (5, 4)
+    assert (config.origin("epochs"), config.origin("seed")) == (COMMAND_LINE, "runs/x/config.yaml")
+
+
 # ---- a model's own keys ----
 
 

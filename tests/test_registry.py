@@ -264,5 +264,6 @@ def test_recboles_own_run_finds_our_model_once_registered(tmp_path: Path, small_
     assert found["class"] == "recbole_diffusion.models.diffurec"
     assert (found["num_steps"], found["n_layers"], found["train_neg_sample_args"]) == (32, 3, "none")
     assert found["recbole's own keys"] == []
+    assert "scheduler" in done.stderr  # RecBole's trainer has no decay, and that is said
     assert set(found["test"]) == {"ndcg@10", "hit@10"}
     assert 0 < found["test"]["ndcg@10"] <= found["test"]["hit@10"] <= 1
