@@ -1,7 +1,7 @@
 """One run: configuration -> data -> model -> training -> evaluation -> result, in one folder.
 
-`run` trains and tests a model, ours or RecBole's; `evaluate` ranks with a checkpoint and trains nothing. Both return what
-they also write to `result.json`.
+`run` trains and tests a model, ours or RecBole's; `evaluate` ranks with a checkpoint and trains nothing. Both return
+what they also write to `result.json`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,25 @@ from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import code_version, data_fingerprint, device_name, package_versions
-from recbole_diffusion.registry import ModelEntry, resolve_model
+from recbole_diffusion.registry import ModelEntry
 from recbole_diffusion.training.checkpoint import load_model, read_checkpoint
 from recbole_diffusion.training.run_folder import RunFolder, RunLog
 from recbole_diffusion.training.trainer import TrainingDiverged, trainer_class
 
 logger = logging.getLogger(__name__)
 
-RESUMABLE_KEYS = ("epochs", "stopping_step", "eval_step", "show_progress", "num_threads", "data_path", "eval_batch_size",
-                  "state", "use_gpu", "gpu_id")
+RESUMABLE_KEYS = (
+    "epochs",
+    "stopping_step",
+    "eval_step",
+    "show_progress",
+    "num_threads",
+    "data_path",
+    "eval_batch_size",
+    "state",
+    "use_gpu",
+    "gpu_id",
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def run(
         folder = RunFolder.open(Path(resume))
         settings = _resumed_config(folder, model, dataset, overrides, config_files)
     else:
-        settings = RunConfig(model, dataset, [str(file) for file in config_files], overrides)
+        settings = RunConfig(model, dataset, config_files, overrides)
         folder = RunFolder.create(Path(output), f"{settings['model']}-{settings['dataset']}")
     return _execute(settings, folder, resume=resume is not None)
 
@@ -120,8 +130,7 @@ def evaluate(
     values = dict(stored.facts["config"])
     overrides = _overrides(config, data_path, show_progress)
     _default_origin_keys(values, overrides)
-    merged = Overrides({**_run_keys(values), **overrides}, origin=getattr(overrides, "origin", "configuration dict"))
-    settings = RunConfig(values["model"], values["dataset"], (), merged)
+    settings = RunConfig(values["model"], values["dataset"], (), overrides.over(_run_keys(values), str(path)))
     folder = RunFolder.create(Path(output), f"evaluate-{settings['model']}-{settings['dataset']}")
     return _execute(settings, folder, checkpoint=path)
 
@@ -155,7 +164,9 @@ def _resumed_config(
     stored = read_yaml(folder.config).values
     for name, given in (("model", model), ("dataset", dataset)):
         if given is not None and given != stored[name]:
-            raise UserError(f"{folder.path} is a run of {name} {stored[name]}, not {given}; leave --{name} out to resume it")
+            raise UserError(
+                f"{folder.path} is a run of {name} {stored[name]}, not {given}; leave --{name} out to resume it"
+            )
     if config_files:
         raise UserError("--config_files cannot be given with --resume: the run keeps its own config.yaml")
     refused = [key for key in overrides if key not in RESUMABLE_KEYS and overrides[key] != stored.get(key)]
@@ -164,7 +175,7 @@ def _resumed_config(
             f"'{refused[0]}' cannot change in a resumed run (it has {stored.get(refused[0])!r}); "
             f"only {', '.join(RESUMABLE_KEYS)} can, or start a new run"
         )
-    return RunConfig(stored["model"], stored["dataset"], (), Overrides({**_run_keys(stored), **overrides}))
+    return RunConfig(stored["model"], stored["dataset"], (), overrides.over(_run_keys(stored), str(folder.config)))
 
 
 def _execute(
@@ -176,7 +187,10 @@ def _execute(
     entry = config.entry
     trainer_type = trainer_class(entry.trainer_class)
     folder.write_config(config.to_plain())
-    with RunLog(folder.log, config["state"] or "INFO", terminal=bool(config["show_progress"])), warnings.catch_warnings():
+    with (
+        RunLog(folder.log, config["state"] or "INFO", terminal=bool(config["show_progress"])),
+        warnings.catch_warnings(),
+    ):
         warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
         try:
             return _logged(config, entry, trainer_type, folder, resume, checkpoint)

@@ -13,7 +13,9 @@ from recbole_diffusion.config import RunConfig
 from recbole_diffusion.evaluation.collector import RankCollector
 
 
-def metrics_of(collector: Collector, config: RunConfig, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+def metrics_of(
+    collector: Collector, config: RunConfig, batches: list[tuple[torch.Tensor, torch.Tensor]]
+) -> dict[str, float]:
     for scores, targets in batches:
         collector.eval_batch_collect(scores, None, torch.arange(len(targets)), targets)
     return dict(Evaluator(config).evaluate(collector.get_data_struct()))
@@ -21,13 +23,19 @@ def metrics_of(collector: Collector, config: RunConfig, batches: list[tuple[torc
 
 @pytest.fixture(scope="module")
 def config() -> RunConfig:
-    return RunConfig("DiffuRec", "tiny", (), {"metrics": ["Hit", "NDCG", "MRR", "Recall"], "topk": [1, 3, 5], "valid_metric": "MRR@5"})
+    return RunConfig(
+        "DiffuRec",
+        "tiny",
+        (),
+        {"metrics": ["Hit", "NDCG", "MRR", "Recall"], "topk": [1, 3, 5], "valid_metric": "MRR@5"},
+    )
 
 
 def test_same_as_recboles(config: RunConfig) -> None:
     generator = torch.Generator().manual_seed(0)
     batches = [
-        (torch.randn(rows, 30, generator=generator), torch.randint(1, 30, (rows,), generator=generator)) for rows in (8, 5)
+        (torch.randn(rows, 30, generator=generator), torch.randint(1, 30, (rows,), generator=generator))
+        for rows in (8, 5)
     ]
     assert metrics_of(RankCollector(config), config, batches) == metrics_of(Collector(config), config, batches)
 

@@ -27,7 +27,13 @@ SMALL: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("model", SMALL)
 def test_trains_tests_and_is_read_back(model: str, small_data: Path, tmp_path: Path) -> None:
     sequential = model in ("SASRec", "GRU4Rec", "BERT4Rec", "Caser", "NARM", "STAMP")
-    keys: dict[str, Any] = {"epochs": 2, "train_batch_size": 128, "use_gpu": False, "show_progress": False, **SMALL[model]}
+    keys: dict[str, Any] = {
+        "epochs": 2,
+        "train_batch_size": 128,
+        "use_gpu": False,
+        "show_progress": False,
+        **SMALL[model],
+    }
     if sequential:
         keys["MAX_ITEM_LIST_LENGTH"] = 10
     result = run(model, "small", keys, data_path=small_data, output=tmp_path / "runs")
@@ -53,6 +59,7 @@ def test_popularity_by_hand(tmp_path: Path) -> None:
     # batches of one row: RecBole's Pop counts an item once a batch however often it stands there
     keys = {"topk": [1], "valid_metric": "Hit@1", "show_progress": False, "train_batch_size": 1}
     result = run("Pop", "hand", keys, data_path=tmp_path, output=tmp_path / "runs")
-    # counts x 5, y 4, w 3, z 2, v 1, so everybody is offered x (what was seen stays a candidate); the test items are q p x y x
+    # counts x 5, y 4, w 3, z 2, v 1, so everybody is offered x (what was seen stays a candidate); the test items are q
+    # p x y x
     assert result.test_result["hit@1"] == pytest.approx(0.4)
     assert result.valid_result["hit@1"] == 0.0

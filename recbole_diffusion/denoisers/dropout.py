@@ -1,9 +1,9 @@
 """Dropout whose masks come from 16 random bits an element.
 
-Inverted dropout (Srivastava et al. 2014): ``y = x * m / (1 - p)``, ``m ~ Bernoulli(1 - p)``. On a CPU the Bernoulli draw of one
-float per element costs more than the layer it regularises; 16 bits per element cost a quarter of that. The drop
-probability is therefore a multiple of 2^-16 (0.1 becomes 0.100006), and the scale is the inverse of that very number, so
-the expectation stays exact. On other devices the library's own dropout is used.
+Inverted dropout (Srivastava et al. 2014): ``y = x * m / (1 - p)``, ``m ~ Bernoulli(1 - p)``. On a CPU the Bernoulli
+draw of one float per element costs more than the layer it regularises; 16 bits per element cost a quarter of that. The
+drop probability is therefore a multiple of 2^-16 (0.1 becomes 0.100006), and the scale is the inverse of that very
+number, so the expectation stays exact. On other devices the library's own dropout is used.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     z_i = h_i + lambda_i * (x_t + d_t)                                                (DiffuRec, Eq. 13)
     x_0_hat = LN(Drop(GRU([z_1 .. z_n])_n))
 
-The paper gives no more than "the representation derived at the last step"; the read-out (Drop, LN) is the Transformer's.
-The GRU reads real items only, in order; a row's padding token, where the layout has one, is skipped.
+The paper gives no more than "the representation derived at the last step"; the read-out (Drop, LN) is the
+Transformer's. The GRU reads real items only, in order; a row's padding token, where the layout has one, is skipped.
 
 Shapes: B rows, M packed tokens, D embedding.
 """

@@ -3,16 +3,17 @@
     z_i = h_i + lambda_i * (x_t + d_t)                                                (DiffuRec, Eq. 13)
     x_0_hat = Transformer([z_1 .. z_n])_n                                             (DiffuRec, Eq. 12)
 
-h_i are embedded history items, d_t the step embedding, lambda_i ~ N(lambda_mean, lambda_std^2) drawn for every element of
-every token at every call. Blocks are pre-norm and bidirectional:
+h_i are embedded history items, d_t the step embedding, lambda_i ~ N(lambda_mean, lambda_std^2) drawn for every element
+of every token at every call. Blocks are pre-norm and bidirectional:
 
     h <- h + Drop(MHA(LN(h)));  h <- h + Drop(FFN(LN(h)));  h <- Drop(h)
 
-with an extra dropout at the end of each block, and Drop, LN after the last. There are no positions unless the tokens carry
-them: the history is a set plus its last item.
+with an extra dropout at the end of each block, and Drop, LN after the last. There are no positions unless the tokens
+carry them: the history is a set plus its last item.
 
 Differs from the published code in speed only: fused norm, GELU and attention, oneDNN products (linear.py), packed rows
-instead of padding (interests/packing.py), and in the last block everything after attention is computed for each row's last item alone.
+instead of padding (interests/packing.py), and in the last block everything after attention is computed for each row's
+last item alone.
 
 Shapes: B rows, M packed tokens, D embedding.
 """
@@ -26,11 +27,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_diffusion.denoisers.dropout import dropout, residual_dropout
-from recbole_diffusion.denoisers.linear import Linear
 from recbole_diffusion.denoisers.step_embedding import StepEmbedding
 from recbole_diffusion.diffusion.noise import NoiseSource
 from recbole_diffusion.interests.condition import Condition
 from recbole_diffusion.interests.packing import PackedHistory
+from recbole_diffusion.linear import Linear
 
 Activation = Literal["gelu_tanh", "relu"]
 NORM_EPSILON = 1e-12
@@ -81,8 +82,8 @@ class HistoryMixing(nn.Module):
 class SelfAttention(nn.Module):
     """Multi-head scaled dot-product attention inside the segments of a packed history.
 
-    Query, key and value projections share one weight (3 D, D), each initialised as its own linear layer would be; the output
-    projection is Xavier normal.
+    Query, key and value projections share one weight (3 D, D), each initialised as its own linear layer would be; the
+    output projection is Xavier normal.
     """
 
     def __init__(self, dim: int, heads: int, probability: float) -> None:

@@ -1,7 +1,7 @@
 """Collecting ranks during full-ranking evaluation, without RecBole's dense matrix of positives.
 
-RecBole's collector builds a (B, V) integer matrix of positives and takes the top k twice. Where every row has exactly one
-positive (next-item evaluation), comparing the k retrieved ids with it gives the same result.
+RecBole's collector builds a (B, V) integer matrix of positives and takes the top k twice. Where every row has exactly
+one positive (next-item evaluation), comparing the k retrieved ids with it gives the same result.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from recbole.evaluator import Collector
 from torch import Tensor
 
 
-class RankCollector(Collector):  # type: ignore[misc]
+class RankCollector(Collector):
     """RecBole's collector; same results, less work for one positive a row."""
 
-    def eval_batch_collect(self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor) -> None:
+    def eval_batch_collect(
+        self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
+    ) -> None:
         """Collect a batch: scores (B, V), positives as (row, item) pairs."""
         needs = [need for need in ("rec.items", "rec.topk") if self.register.need(need)]
         others = any(self.register.need(need) for need in ("rec.meanrank", "rec.score", "data.label"))

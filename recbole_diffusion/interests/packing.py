@@ -1,13 +1,13 @@
 """Histories of unequal length, packed side by side so that padding is hardly computed.
 
 A batch of histories (B, L) padded to L = 50 is mostly padding (mean length of a training prefix on Amazon Beauty: 8.4).
-Position-wise layers need no padding at all, and attention only needs to know which tokens belong together. So rows are laid
-end to end into segments of a few fixed widths (best-fit decreasing bin packing); attention runs inside a segment under
-a block-diagonal bias: 0 between tokens of one row, -inf between rows. The result equals the padded computation.
+Position-wise layers need no padding at all, and attention only needs to know which tokens belong together. So rows are
+laid end to end into segments of a few fixed widths (best-fit decreasing bin packing); attention runs inside a segment
+under a block-diagonal bias: 0 between tokens of one row, -inf between rows. The result equals the padded computation.
 
-One padding token can stand for many. Where a model attends to padding (`padding_tokens=True`), the p = L - n equal padding
-tokens of a row are one token whose key carries a bias of +log p, since p equal keys contribute p exp(s) = exp(s + log p)
-to the softmax; a row with n = L has none. It lies at the row's first place.
+One padding token can stand for many. Where a model attends to padding (`padding_tokens=True`), the p = L - n equal
+padding tokens of a row are one token whose key carries a bias of +log p, since p equal keys contribute p exp(s) = exp(s
++ log p) to the softmax; a row with n = L has none. It lies at the row's first place.
 
 Shapes: B rows, M packed tokens, D embedding.
 """

@@ -10,10 +10,12 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from recbole_diffusion.denoisers.linear import linear
+from recbole_diffusion.linear import linear
 
 
-def full_softmax(user_vectors: Tensor, item_vectors: Tensor, targets: Tensor, *, include_padding: bool = True) -> Tensor:
+def full_softmax(
+    user_vectors: Tensor, item_vectors: Tensor, targets: Tensor, *, include_padding: bool = True
+) -> Tensor:
     """Cross-entropy of each row over the whole catalogue.
 
     Args:

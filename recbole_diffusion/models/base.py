@@ -3,10 +3,10 @@
 A model supplies `losses`, `user_vectors` and `item_vectors`; `calculate_loss`, `predict` and `full_sort_predict` are
 written here once, so `predict` always equals the matching entry of `full_sort_predict`.
 
-Evaluation noise. A reverse chain draws noise. The noise of a row is drawn from a stream keyed by (`eval_seed`, row number in
-the evaluation set), so scores do not depend on the batch size, the order or the device. The trainer puts the row number
-into the batch as `EVALUATION_ROW`; without it (a foreign training loop, a single history) the key is a hash of the history
-itself. `eval_seed: ~` draws from torch's global generator instead.
+Evaluation noise. A reverse chain draws noise. The noise of a row is drawn from a stream keyed by (`eval_seed`, row
+number in the evaluation set), so scores do not depend on the batch size, the order or the device. The trainer puts the
+row number into the batch as `EVALUATION_ROW`; without it (a foreign training loop, a single history) the key is a hash
+of the history itself. `eval_seed: ~` draws from torch's global generator instead.
 
 Shapes: B rows, K user vectors a row, D embedding, V items (row 0 is padding).
 """
@@ -38,7 +38,8 @@ def relevance(user_vectors: Tensor, item_vectors: Tensor, score: Score) -> Tenso
     Args:
         user_vectors: (..., D).
         item_vectors: (V, D).
-        score: `dot` x . e; `neg_sq_dist` -max(0, |x|^2 + |e|^2 - 2 x . e) (the published DiffuRec code's "routing" score);
+        score: `dot` x . e; `neg_sq_dist` -max(0, |x|^2 + |e|^2 - 2 x . e) (the published DiffuRec code's "routing"
+        score);
             `cosine` x . e / (|x| |e|), the same ranking as DiffuRec's Eq. 21.
 
     Returns:
@@ -128,5 +129,7 @@ class DiffusionRecommender(SequentialRecommender):
         """Scores (B,) of the batch's items, equal to the entries of `full_sort_predict`."""
         users = self.user_vectors(interaction)
         items = self.item_vectors()[interaction[self.ITEM_ID]]
-        scores = torch.stack([relevance(user, item[None], self.options.score)[:, 0] for user, item in zip(users, items)])
+        scores = torch.stack(
+            [relevance(user, item[None], self.options.score)[:, 0] for user, item in zip(users, items)]
+        )
         return scores.amax(1)

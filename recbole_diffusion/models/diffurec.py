@@ -2,8 +2,8 @@
 
 The target item's embedding x_0 = e_a is noised, x_t = sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps (Eq. 2, 15), mixed into the
 embedded history (Eq. 13), and a Transformer predicts x_0 from the last item's state (Eq. 12). Training minimises the
-cross-entropy of x_0_hat over all items (Eq. 18, 19); inference reverses T steps from pure noise (Algorithm 1) and ranks by
-inner product (Eq. 20).
+cross-entropy of x_0_hat over all items (Eq. 18, 19); inference reverses T steps from pure noise (Algorithm 1) and ranks
+by inner product (Eq. 20).
 
 Where paper and published code (WHUIR/DiffuRec) differ, the default is the code's behaviour and a key selects the other;
 docs/decisions/ has a page for each:
@@ -172,12 +172,15 @@ class DiffuRec(DiffusionRecommender):
         return sampler(self.denoiser, x_T, condition, noise=noise)
 
     def _row_chunks(self, lengths: Tensor) -> list[Tensor]:
-        """Row numbers in chunks of similar length, at most INFERENCE_TOKENS tokens each; one chunk on an accelerator."""
+        """Row numbers by length in chunks of INFERENCE_TOKENS tokens; one chunk on an accelerator."""
         if lengths.device.type != "cpu":
             return [torch.arange(lengths.shape[0], device=lengths.device)]
         order = torch.argsort(lengths, stable=True)
         filled = (lengths[order] + 1).cumsum(0)
-        return [order[(filled - 1) // INFERENCE_TOKENS == chunk] for chunk in range(int((filled[-1] - 1) // INFERENCE_TOKENS) + 1)]
+        return [
+            order[(filled - 1) // INFERENCE_TOKENS == chunk]
+            for chunk in range(int((filled[-1] - 1) // INFERENCE_TOKENS) + 1)
+        ]
 
     def item_vectors(self) -> Tensor:
         """The item embedding table, (V, D)."""

@@ -1,8 +1,9 @@
 """Checkpoints: safetensors weights plus JSON, written atomically; nothing is unpickled when one is read.
 
 A checkpoint is one file in safetensors format. Tensors carry a prefix for where they belong (`model.`, `other.`,
-`optimizer.`, `generator.`); everything that is not a tensor is one JSON text in the file's header. One file, written under a
-temporary name, flushed to disk and renamed, is either the old checkpoint or the new one, whenever the process is killed.
+`optimizer.`, `generator.`); everything that is not a tensor is one JSON text in the file's header. One file, written
+under a temporary name, flushed to disk and renamed, is either the old checkpoint or the new one, whenever the process
+is killed.
 """
 
 from __future__ import annotations
@@ -82,7 +83,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             metadata = stream.metadata() or {}
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable checkpoint ({error}); give a run folder or its best/{BEST_FILE}") from error
+        raise UserError(
+            f"{path} is not a readable checkpoint ({error}); give a run folder or its best/{BEST_FILE}"
+        ) from error
     if HEADER_KEY not in metadata:
         raise UserError(f"{path} holds weights of another program; give a run folder or its best/{BEST_FILE}")
     return Checkpoint(tensors, json.loads(metadata[HEADER_KEY]))
@@ -91,7 +94,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     """A RecBole model's weights, buffers and `other_parameter` tensors, under the prefixes `model` and `other`."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    other = model.other_parameter() if hasattr(model, "other_parameter") else {}
+    recommender: Any = model
+    other = recommender.other_parameter() if hasattr(model, "other_parameter") else None
     for name, value in (other or {}).items():
         tensors[f"other.{name}"] = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
     return tensors
@@ -117,7 +121,8 @@ def load_model(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> No
     other = checkpoint.part("other")
     if other:
         device = next(iter(expected.values())).device if expected else torch.device("cpu")
-        model.load_other_parameter({name: tensor.to(device) for name, tensor in other.items()})
+        recommender: Any = model
+        recommender.load_other_parameter({name: tensor.to(device) for name, tensor in other.items()})
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,11 +1,11 @@
 """The folder that a run leaves: what was run, how it went, the best and the last checkpoint, and the result.
 
-    config.yaml             every key as the run used it; give it back with --config_files to repeat the run
-    run.log                 what was logged
-    metrics.csv             one line an epoch: training loss, learning rate, seconds, validation metrics
-    best/model.safetensors  weights of the best validation; best/model.json says the same facts for people
-    last/checkpoint.state   weights, optimiser, scheduler and generators at the end of the last epoch, to resume from
-    result.json             metrics, data fingerprint, versions, wall time, device
+config.yaml             every key as the run used it; give it back with --config_files to repeat the run
+run.log                 what was logged
+metrics.csv             one line an epoch: training loss, learning rate, seconds, validation metrics
+best/model.safetensors  weights of the best validation; best/model.json says the same facts for people
+last/checkpoint.state   weights, optimiser, scheduler and generators at the end of the last epoch, to resume from
+result.json             metrics, data fingerprint, versions, wall time, device
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class RunFolder:
                     raise UserError(f"output {output} is a file; give a folder with --output") from None
                 continue
             except OSError as error:
-                raise UserError(f"cannot create a run folder in {output} ({error.strerror}); change --output") from error
+                raise UserError(
+                    f"cannot create a run folder in {output} ({error.strerror}); change --output"
+                ) from error
             return cls(path)
         raise UserError(f"{output} holds 999 runs named {stem}; change --output")
 
@@ -81,7 +83,7 @@ class RunFolder:
         return folder
 
     def discard_unless_trained(self) -> None:
-        """Remove the folder of a run that ended before it had anything to keep, and the output folder if that is empty."""
+        """Remove the folder of a run that ended before it had anything to keep; the output folder too if empty."""
         if self.last.exists() or self.best.exists():
             return
         shutil.rmtree(self.path, ignore_errors=True)

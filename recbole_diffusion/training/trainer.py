@@ -2,7 +2,8 @@
 
 What RecBole's `Trainer` does stays (losses, optimisers, metrics); what is added or replaced:
   - step learning-rate decay, gradient clipping that knows the loss scaler, bf16 / fp16 autocast, fused Adam;
-  - a checkpoint after every epoch with optimiser, scheduler, every generator's state: a run cut and resumed gives the same
+  - a checkpoint after every epoch with optimiser, scheduler, every generator's state: a run cut and resumed gives the
+  same
     weights, bit for bit on a CPU, as one that was not;
   - early stopping counts a strictly better score alone as better;
   - a loss that is not finite stops the run and names the batch;
@@ -65,7 +66,7 @@ def progress(batches: Any, description: str, show: bool) -> Iterable[Any]:
     return tqdm(batches, total=len(batches), desc=description, mininterval=interval, leave=False, file=sys.stderr)
 
 
-def _check_trainer(base: type) -> None:
+def _check_trainer(base: Any) -> None:
     """Refuse RecBole trainers with a training procedure of their own."""
     if not issubclass(base, Trainer) or base.fit is not Trainer.fit:
         raise UserError(
@@ -74,10 +75,10 @@ def _check_trainer(base: type) -> None:
         )
 
 
-_CLASSES: dict[type, type] = {}
+_CLASSES: dict[Any, Any] = {}
 
 
-def trainer_class(base: type) -> type:
+def trainer_class(base: Any) -> Any:
     """The subclass of a RecBole trainer that trains, evaluates and checkpoints as this module says.
 
     Raises:
@@ -85,16 +86,21 @@ def trainer_class(base: type) -> type:
     """
     _check_trainer(base)
     if base not in _CLASSES:
-        _CLASSES[base] = RunTrainer if base is Trainer else type(f"Run{base.__name__}", (_Run, base), {})
+        if base is Trainer:
+            _CLASSES[base] = RunTrainer
+        else:
+            loop = RunTrainer if base._train_epoch is Trainer._train_epoch else _Run
+            _CLASSES[base] = type(f"Run{base.__name__}", (loop, base), {})
     return _CLASSES[base]
 
 
-class _Run(Trainer):  # type: ignore[misc]
+class _Run(Trainer):
     """RecBole's trainer inside a run folder. Made by `trainer_class`."""
 
     def __init__(self, config: Any, model: torch.nn.Module, folder: RunFolder, train_data: Any = None) -> None:
         with tensorboard_in(folder.path / "tensorboard"):
             super().__init__(config, model)
+        self.item_tensor: Any = None
         self.folder = folder
         self.eval_collector = RankCollector(config)
         self.train_data = train_data
@@ -118,11 +124,13 @@ class _Run(Trainer):  # type: ignore[misc]
         devices = {parameter.device.type for parameter in parameters}
         if learner not in ("adam", "adamw") or not devices <= {"cpu", "cuda"} or any(p.is_sparse for p in parameters):
             return super()._build_optimizer(**kwargs)
+        rate: float = kwargs.get("learning_rate", self.learning_rate)
+        decay: float = kwargs.get("weight_decay", self.weight_decay)
         built = torch.optim.Adam if learner == "adam" else torch.optim.AdamW
         return built(
             parameters,
-            lr=kwargs.get("learning_rate", self.learning_rate),
-            weight_decay=kwargs.get("weight_decay", self.weight_decay),
+            lr=rate,
+            weight_decay=decay,
             fused=all(parameter.is_floating_point() for parameter in parameters) and bool(parameters),
         )
 
@@ -168,7 +176,9 @@ class _Run(Trainer):  # type: ignore[misc]
 
         facts = self._facts(epoch)
         write_checkpoint(self.folder.best, Checkpoint(model_tensors(self.model), facts))
-        write_text_atomically(self.folder.best.with_suffix(".json"), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        write_text_atomically(
+            self.folder.best.with_suffix(".json"), json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+        )
 
     def _save_last(self, epoch: int) -> None:
         """Write last/: everything that the next epoch depends on."""
@@ -254,8 +264,9 @@ class _Run(Trainer):  # type: ignore[misc]
                 if self.stopped:
                     break
                 self._one_epoch(epoch, train_data, valid_data, verbose, saved, show_progress, callback_fn)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             logger.warning("interrupted; the last complete epoch is kept, go on with --resume=%s", self.folder.path)
+            interrupt.run_folder = self.folder.path  # type: ignore[attr-defined]  # the command line says how to go on
             raise
         finally:
             self.tensorboard.flush()
@@ -319,7 +330,8 @@ class _Run(Trainer):  # type: ignore[misc]
             callback_fn(epoch, score)
 
     def _improves(self, score: float) -> bool:
-        """Whether a validation score is strictly better than the best so far. RecBole counts a tie as an improvement, so a
+        """Whether a validation score is strictly better than the best so far. RecBole counts a tie as an improvement,
+        so a
         model that no longer learns never stops."""
         if self.best_epoch is None:
             return not math.isnan(score)
@@ -340,7 +352,9 @@ class _Run(Trainer):  # type: ignore[misc]
     def _stop_unless_finite(self, loss: Tensor, epoch: int, batch: int, interaction: Interaction) -> None:
         if bool(torch.isfinite(loss)):
             return
-        ids = interaction[self.config["USER_ID_FIELD"]] if self.config["USER_ID_FIELD"] in interaction.interaction else []
+        ids = (
+            interaction[self.config["USER_ID_FIELD"]] if self.config["USER_ID_FIELD"] in interaction.interaction else []
+        )
         users = ", ".join(str(int(user)) for user in ids[:5])
         raise TrainingDiverged(
             f"training loss is {float(loss.detach())} in epoch {epoch + 1}, batch {batch + 1} ({len(interaction)} rows"

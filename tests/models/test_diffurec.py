@@ -20,7 +20,9 @@ ROWS = [[3, 9, 4], [7], [1, 2, 3, 4, 5, 6, 7, 8], [11, 12], [20, 21, 22, 23, 24,
 TARGETS = [5, 6, 7, 8, 9]
 
 
-def reconstruct(model: DiffuRec, rows: list[list[int]], *, length: int = 8, t: int = 3, x_t: Tensor | None = None) -> Tensor:
+def reconstruct(
+    model: DiffuRec, rows: list[list[int]], *, length: int = 8, t: int = 3, x_t: Tensor | None = None
+) -> Tensor:
     """x_0_hat with lambda at its mean (the model must have lambda_std 0)."""
     batch = interaction(rows, [1] * len(rows), length)
     condition = model.condition(batch["item_id_list"], batch["item_length"])

@@ -1,4 +1,5 @@
-"""DiffuRec against numbers computed by the published code on a tiny model (float32, evaluation mode, lambda at its mean)."""
+"""DiffuRec against numbers computed by the published code on a tiny model (float32, evaluation mode, lambda at its
+mean)."""
 
 from __future__ import annotations
 

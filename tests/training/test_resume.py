@@ -152,5 +152,5 @@ def test_resuming_a_finished_run_changes_nothing(uncut: Path) -> None:
 def test_no_such_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run folder at"):
         run(resume=tmp_path / "absent")
-    with pytest.raises(UserError, match="has no config.yaml"):
+    with pytest.raises(UserError, match=r"has no config\.yaml"):
         run(resume=tmp_path)

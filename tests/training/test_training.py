@@ -43,7 +43,9 @@ def test_the_folder_explains_itself(noisy: RunResult) -> None:
     with (folder / "metrics.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
-    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])  # scheduler_step_size 2
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx(
+        [1e-3, 1e-3, 1e-4, 1e-4]
+    )  # scheduler_step_size 2
     best = max(rows, key=lambda row: float(row["valid_ndcg@10"]))
     assert int(best["epoch"]) == result["best_epoch"]
     assert float(best["valid_ndcg@10"]) == result["best_valid_score"]
@@ -82,7 +84,9 @@ def test_the_evaluation_seed_matters_and_repeats(noisy: RunResult, tmp_path: Pat
 
 
 def test_evaluate_takes_a_file_and_other_keys(noisy: RunResult, tmp_path: Path) -> None:
-    result = evaluate(noisy.folder / "best" / BEST_FILE, {"reverse_steps": 1, "topk": [3], "valid_metric": "NDCG@3"}, output=tmp_path)
+    result = evaluate(
+        noisy.folder / "best" / BEST_FILE, {"reverse_steps": 1, "topk": [3], "valid_metric": "NDCG@3"}, output=tmp_path
+    )
     assert set(result.test_result) == {"hit@3", "ndcg@3"}
     assert json.loads((result.folder / "result.json").read_text())["test_result"] == result.test_result
 

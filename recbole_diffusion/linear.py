@@ -2,10 +2,10 @@
 
     y = x W^T + b;  dL/dx = g W;  dL/dW = g^T x;  dL/db = sum(g)
 
-torch sends float32 products to MKL, which on CPUs that are not Intel's reaches less than half of what oneDNN, which torch
-ships as well, reaches with the same float32 arithmetic (measured in docs/decisions/042-onednn-products.md). torch has no
-public switch for it, so this module calls the operator that torch's own compiler calls, where torch has it. Results
-agree to float32 rounding. Other devices, other types and autocast use the ordinary linear layer.
+torch sends float32 products to MKL, which on CPUs that are not Intel's reaches less than half of what oneDNN, which
+torch ships as well, reaches with the same float32 arithmetic (measured in docs/decisions/042-onednn-products.md). torch
+has no public switch for it, so this module calls the operator that torch's own compiler calls, where torch has it.
+Results agree to float32 rounding. Other devices, other types and autocast use the ordinary linear layer.
 """
 
 from __future__ import annotations

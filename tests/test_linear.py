@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recbole_diffusion.denoisers.linear import Linear, linear
+from recbole_diffusion.linear import Linear, linear
 
 
 @pytest.mark.parametrize("shape", [(7, 16, 48), (33, 64, 16), (1, 8, 8), (300, 128, 512)])
