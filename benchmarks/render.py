@@ -123,6 +123,15 @@ def render_speed(raw: Mapping[str, Any], name: str) -> str:
                 f"The plain implementation reached {number(section['yardstick']['median'], 1)} {section['unit']} in "
                 f"{part}; its floor is {number(section['yardstick_floor'], 0)}, so {verdict}.\n"
             )
+    if "memory" in raw:
+        by_step = raw["memory"]["ours"]["growth_mib_by_step"]
+        steps = {side: raw["memory"][side]["steps"] for side in ("ours", "yardstick")}
+        text.append(
+            f"Memory was watched over {steps['ours']} steps of ours and {steps['yardstick']} of the plain one, whose tensors "
+            "never change size. Ours had grown by "
+            + ", ".join(f"{number(grown, 0)} MiB after {step}" for step, grown in by_step.items())
+            + " steps.\n"
+        )
     parity = raw["parity"]
     text.append(
         f"With every random number fixed and dropout off the two differed by at most {parity['worst']:.1e} "

@@ -72,7 +72,10 @@ def arguments() -> argparse.Namespace:
         "--ours_factor", type=int, default=6, help="how many times more steps and users ours does (%(default)s)"
     )
     parser.add_argument("--batch_size", type=int, default=512, help="rows of a training batch (%(default)s)")
-    parser.add_argument("--memory_steps", type=int, default=8, help="training steps for the peak (%(default)s)")
+    parser.add_argument("--memory_steps", type=int, default=16, help="yardstick's steps for the peak (%(default)s)")
+    parser.add_argument(
+        "--memory_steps_ours", type=int, default=257, help="our steps for the peak, an epoch of Beauty (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=2023, help="seed of rows and weights (%(default)s)")
     parser.add_argument("--sections", default=",".join(SECTIONS), help="what to measure (%(default)s)")
     parser.add_argument(
@@ -90,12 +93,12 @@ def arguments() -> argparse.Namespace:
         parser.error(f"--sections: {', '.join(unknown)} is not one of {', '.join(SECTIONS)}")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("--device=cuda: torch sees no CUDA device here")
-    for name in ("repeats", "steps", "users", "ours_factor", "batch_size", "memory_steps"):
+    for name in ("repeats", "steps", "users", "ours_factor", "batch_size", "memory_steps", "memory_steps_ours"):
         if getattr(options, name) < 1:
             parser.error(f"--{name}: got {getattr(options, name)}, needs 1 or more")
     if options.try_out:
         options.repeats, options.steps, options.users, options.ours_factor = 2, 1, 8, 2
-        options.batch_size, options.memory_steps = 16, 2
+        options.batch_size, options.memory_steps, options.memory_steps_ours = 16, 2, 4
     return options
 
 
@@ -199,34 +202,42 @@ def warm_up(contestant: Contestant, data: LeaveOneOut, options: argparse.Namespa
 
 
 def memory_of(options: argparse.Namespace) -> dict[str, Any]:
-    """In a process of its own: peak memory of training steps of one side."""
+    """In a process of its own: peak memory of training steps of one side.
+
+    Ours is watched for as many steps as an epoch has: its tensors differ in size from batch to batch, and what the
+    allocator cannot use again adds up. The yardstick's sizes never change.
+    """
     data = read_leave_one_out(options.data_path, options.dataset)
-    contestant: Contestant
-    contestant = make_yardstick(options, data) if options.memory_of == "yardstick" else make_ours(options, data)
+    yardstick = options.memory_of == "yardstick"
+    contestant: Contestant = make_yardstick(options, data) if yardstick else make_ours(options, data)
+    steps = options.memory_steps if yardstick else options.memory_steps_ours
     generator = np.random.default_rng(options.seed)
     length = sizes(options, data.n_items).max_length
-    batches = [
-        contestant.batch(data.random_prefixes(options.batch_size, generator, length))
-        for _ in range(options.memory_steps)
-    ]
     on_gpu = options.device.startswith("cuda")
+    device_baseline = 0.0
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    baseline_gpu = torch.cuda.memory_allocated() / 2**20 if on_gpu else None
+        device_baseline = torch.cuda.memory_allocated() / 2**20
     baseline = resident_peak_mib()
-    contestant.train_on(batches)
-    result = {
+    growth: dict[str, float] = {}
+    for step in range(1, steps + 1):
+        rows = data.random_prefixes(options.batch_size, generator, length)
+        contestant.train_on([contestant.batch(rows)])
+        if step == steps or step & (step - 1) == 0:
+            growth[str(step)] = round(resident_peak_mib() - baseline, 1)
+    result: dict[str, Any] = {
+        "steps": steps,
         "baseline_mib": round(baseline, 1),
         "peak_mib": round(resident_peak_mib(), 1),
-        "steps": options.memory_steps,
+        "growth_mib": growth[str(steps)],
+        "growth_mib_by_step": growth,
     }
-    result["growth_mib"] = round(result["peak_mib"] - result["baseline_mib"], 1)
-    if baseline_gpu is not None:
-        peak = torch.cuda.max_memory_allocated() / 2**20
+    if on_gpu:
+        device_peak = torch.cuda.max_memory_allocated() / 2**20
         result["device"] = {
-            "baseline_mib": round(baseline_gpu, 1),
-            "peak_mib": round(peak, 1),
-            "growth_mib": round(peak - baseline_gpu, 1),
+            "baseline_mib": round(device_baseline, 1),
+            "peak_mib": round(device_peak, 1),
+            "growth_mib": round(device_peak - device_baseline, 1),
         }
     return result
 

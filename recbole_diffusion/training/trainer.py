@@ -124,8 +124,8 @@ class _Run(Trainer):
         devices = {parameter.device.type for parameter in parameters}
         if learner not in ("adam", "adamw") or not devices <= {"cpu", "cuda"} or any(p.is_sparse for p in parameters):
             return super()._build_optimizer(**kwargs)
-        rate: float = kwargs.get("learning_rate", self.learning_rate)
-        decay: float = kwargs.get("weight_decay", self.weight_decay)
+        rate: Any = kwargs.get("learning_rate", self.learning_rate)
+        decay: Any = kwargs.get("weight_decay", self.weight_decay)
         built = torch.optim.Adam if learner == "adam" else torch.optim.AdamW
         return built(
             parameters,
