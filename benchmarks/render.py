@@ -127,8 +127,8 @@ def render_speed(raw: Mapping[str, Any], name: str) -> str:
         by_step = raw["memory"]["ours"]["growth_mib_by_step"]
         steps = {side: raw["memory"][side]["steps"] for side in ("ours", "yardstick")}
         text.append(
-            f"Memory was watched over {steps['ours']} steps of ours and {steps['yardstick']} of the plain one, whose tensors "
-            "never change size. Ours had grown by "
+            f"Memory was watched over {steps['ours']} steps of ours, and {steps['yardstick']} of the plain one, whose "
+            "tensors never change size. Ours had grown by "
             + ", ".join(f"{number(grown, 0)} MiB after {step}" for step, grown in by_step.items())
             + " steps.\n"
         )
