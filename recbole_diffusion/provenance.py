@@ -6,12 +6,14 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import recbole_diffusion
+from recbole_diffusion.errors import UserError
 
 PACKAGES = ("recbole", "torch", "numpy", "scipy", "pandas", "safetensors", "ray")
 
@@ -51,7 +53,7 @@ def code_version() -> dict[str, Any]:
 
 
 def data_fingerprint(folder: Path, dataset: Any) -> dict[str, Any]:
-    """SHA-256 of a dataset's atomic files, and what is left of it after filtering."""
+    """SHA-256 of a dataset's atomic files and of its internal ids, and what is left of it after filtering."""
     files = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in (".inter", ".user", ".item", ".kg", ".link", ".net"):
@@ -60,7 +62,45 @@ def data_fingerprint(folder: Path, dataset: Any) -> dict[str, Any]:
                 while block := stream.read(1 << 20):
                     digest.update(block)
             files[path.name] = digest.hexdigest()
-    return {"files": files, "users": int(dataset.user_num) - 1, "items": int(dataset.item_num) - 1}
+    ids = hashlib.sha256()
+    for field in (dataset.uid_field, dataset.iid_field):
+        ids.update("\n".join(map(str, dataset.field2id_token[field])).encode())
+    return {
+        "files": files,
+        "ids": ids.hexdigest(),
+        "users": int(dataset.user_num) - 1,
+        "items": int(dataset.item_num) - 1,
+    }
+
+
+def check_same_data(
+    stored: Mapping[str, Any] | None, present: Mapping[str, Any] | None, path: Path, *, same_files: bool
+) -> None:
+    """Refuse data on which a checkpoint's internal ids would mean other users or items.
+
+    Args:
+        stored: the fingerprint in the checkpoint; None leaves the data unchecked.
+        present: the fingerprint of the data at hand.
+        path: the checkpoint, for the message.
+        same_files: whether the interactions themselves must be the same, too.
+
+    Raises:
+        UserError: the data differ.
+    """
+    if stored is None or present is None:
+        return
+    if stored["ids"] != present["ids"]:
+        raise UserError(
+            f"{path} was trained on other data: {stored['users']} users and {stored['items']} items with "
+            f"other ids than the {present['users']} and {present['items']} here; give its own data with data_path, "
+            "and its filters"
+        )
+    changed = [name for name, digest in stored["files"].items() if present["files"].get(name) != digest]
+    interactions = [name for name in changed if name.endswith(".inter")]
+    if same_files and interactions:
+        raise UserError(
+            f"{path} was trained on another {interactions[0]}; give its own data with data_path, or start a new run"
+        )
 
 
 def device_name(device: torch.device) -> str:

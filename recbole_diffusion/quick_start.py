@@ -24,9 +24,9 @@ from recbole.utils import init_seed
 from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.provenance import code_version, data_fingerprint, device_name, package_versions
+from recbole_diffusion.provenance import check_same_data, code_version, data_fingerprint, device_name, package_versions
 from recbole_diffusion.registry import ModelEntry
-from recbole_diffusion.training.checkpoint import load_model, read_checkpoint
+from recbole_diffusion.training.checkpoint import load_model, model_tensors, read_checkpoint
 from recbole_diffusion.training.run_folder import RunFolder, RunLog
 from recbole_diffusion.training.trainer import TrainingDiverged, trainer_class
 
@@ -87,7 +87,7 @@ def run(
         data_path: folder of the datasets.
         output: where the run's folder is made.
         resume: folder of an earlier run to continue; `model` and `dataset` are then its own, and `config` may hold
-            only keys that do not change the result (RESUMABLE_KEYS).
+            only RESUMABLE_KEYS: where it runs, how long, and how often it validates.
         show_progress: progress bars; the key of the same name when None.
 
     Raises:
@@ -99,6 +99,7 @@ def run(
         settings = _resumed_config(folder, model, dataset, overrides, config_files)
     else:
         settings = RunConfig(model, dataset, config_files, overrides)
+        trainer_class(settings.entry.trainer_class)
         folder = RunFolder.create(Path(output), f"{settings['model']}-{settings['dataset']}")
     return _execute(settings, folder, resume=resume is not None)
 
@@ -129,6 +130,9 @@ def evaluate(
     stored = read_checkpoint(path)
     values = dict(stored.facts["config"])
     overrides = _overrides(config, data_path, show_progress)
+    for name in ("model", "dataset"):
+        if overrides.get(name, values[name]) != values[name]:
+            raise UserError(f"{path} is of {name} {values[name]}, not {overrides[name]}; leave {name} out")
     _default_origin_keys(values, overrides)
     settings = RunConfig(values["model"], values["dataset"], (), overrides.over(_run_keys(values), str(path)))
     folder = RunFolder.create(Path(output), f"evaluate-{settings['model']}-{settings['dataset']}")
@@ -161,18 +165,23 @@ def _resumed_config(
 ) -> RunConfig:
     from recbole_diffusion.config import read_yaml
 
+    if folder.result.is_file() and not folder.last.is_file():
+        raise UserError(f"{folder.path} is the folder of an evaluation; there is nothing to resume")
     stored = read_yaml(folder.config).values
-    for name, given in (("model", model), ("dataset", dataset)):
-        if given is not None and given != stored[name]:
+    named = model.__name__ if isinstance(model, type) else model
+    for name, given in (("model", named), ("dataset", dataset)):
+        if given is not None and given not in (stored[name], str(stored[name]).rpartition(":")[2]):
             raise UserError(
                 f"{folder.path} is a run of {name} {stored[name]}, not {given}; leave --{name} out to resume it"
             )
     if config_files:
         raise UserError("--config_files cannot be given with --resume: the run keeps its own config.yaml")
-    refused = [key for key in overrides if key not in RESUMABLE_KEYS and overrides[key] != stored.get(key)]
+    refused = [
+        key for key in overrides if key in stored and key not in RESUMABLE_KEYS and overrides[key] != stored[key]
+    ]
     if refused:
         raise UserError(
-            f"'{refused[0]}' cannot change in a resumed run (it has {stored.get(refused[0])!r}); "
+            f"'{refused[0]}' cannot change in a resumed run (it has {stored[refused[0]]!r}); "
             f"only {', '.join(RESUMABLE_KEYS)} can, or start a new run"
         )
     return RunConfig(stored["model"], stored["dataset"], (), overrides.over(_run_keys(stored), str(folder.config)))
@@ -186,7 +195,8 @@ def _execute(
         torch.set_num_threads(config["num_threads"])
     entry = config.entry
     trainer_type = trainer_class(entry.trainer_class)
-    folder.write_config(config.to_plain())
+    if not resume:
+        folder.write_config(config.to_plain())
     with (
         RunLog(folder.log, config["state"] or "INFO", terminal=bool(config["show_progress"])),
         warnings.catch_warnings(),
@@ -213,21 +223,28 @@ def _logged(
     train_data, valid_data, test_data = data_preparation(config, dataset)
     fingerprint = data_fingerprint(Path(config["data_path"]), dataset)
     _log_dataset(dataset, train_data, valid_data, test_data)
+    if max(config["topk"]) > dataset.item_num - 1:
+        raise UserError(f"topk asks for {max(config['topk'])} items, the data have {dataset.item_num - 1}; lower topk")
     init_seed(config["seed"], config["reproducibility"])
     model = _build_model(entry, config, train_data).to(device)
-    trainer = trainer_type(config, model, folder, train_data)
+    model_tensors(model)  # refuses, before it trains, a model that could not be stored
+    trainer = trainer_type(config, model, folder, train_data, fingerprint)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     logger.info("%d parameters", parameters)
     show = bool(config["show_progress"])
     if checkpoint is None:
         if resume and not trainer.resume():
             logger.info("the run was cut before its first epoch ended; it starts again")
+        if resume:
+            folder.write_config(config.to_plain())
         trainer.fit(train_data, valid_data, show_progress=show)
         trainer.load_best()
         valid_result = dict(trainer.best_valid_result or {})
     else:
         trainer.eval_collector.data_collect(train_data)
-        load_model(model, read_checkpoint(checkpoint), checkpoint)
+        stored = read_checkpoint(checkpoint)
+        check_same_data(stored.facts.get("data"), fingerprint, checkpoint, same_files=False)
+        load_model(model, stored, checkpoint)
         valid_result = trainer.evaluate(valid_data, load_best_model=False, show_progress=show) if valid_data else {}
     test_result = trainer.evaluate(test_data, load_best_model=False, show_progress=show)
     times = [row["train_seconds"] for row in trainer.history]
@@ -264,8 +281,12 @@ def _logged(
 
 
 def _command() -> str:
-    """How the program was called, without the machine's paths."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]) if sys.argv and sys.argv[0] else "python"
+    """How the program was called, absolute paths cut to their last part."""
+    words = []
+    for word in sys.argv:
+        key, equals, value = word.rpartition("=")
+        words.append(key + equals + (Path(value).name if Path(value).is_absolute() else value))
+    return " ".join(words) if words and words[0] else "python"
 
 
 def _build_model(entry: ModelEntry, config: RunConfig, train_data: Any) -> torch.nn.Module:

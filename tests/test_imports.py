@@ -16,7 +16,7 @@ PARTS = {"diffusion", "denoisers", "interests", "losses"}
 SETTINGS = {"config", "config_files", "config_values", "registry", "compat", "errors"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "provenance": set(),
+    "provenance": {"errors"},
     "diffusion": set(),
     "linear": set(),
     "losses": {"linear"},

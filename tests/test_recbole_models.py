@@ -63,3 +63,12 @@ def test_popularity_by_hand(tmp_path: Path) -> None:
     # p x y x
     assert result.test_result["hit@1"] == pytest.approx(0.4)
     assert result.valid_result["hit@1"] == 0.0
+
+
+@pytest.mark.parametrize("model", ["ItemKNN", "EASE", "LightGCN"])
+def test_what_a_model_keeps_beside_its_weights(model: str, small_data: Path, tmp_path: Path) -> None:
+    """Sparse matrices, arrays, values that are None before the first validation."""
+    keys = {"epochs": 2, "eval_step": 2, "train_batch_size": 128, "use_gpu": False, "show_progress": False}
+    result = run(model, "small", keys, data_path=small_data, output=tmp_path / "runs")
+    again = evaluate(result.folder, output=tmp_path / "again", show_progress=False)
+    assert again.test_result == pytest.approx(result.test_result, abs=1e-6)

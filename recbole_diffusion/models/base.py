@@ -55,6 +55,17 @@ def relevance(user_vectors: Tensor, item_vectors: Tensor, score: Score) -> Tenso
     return products
 
 
+def pair_relevance(user_vectors: Tensor, item_vectors: Tensor, score: Score) -> Tensor:
+    """Scores of each row's user vectors (B, K, D) against its own item (B, D): (B, K); as `relevance`."""
+    items = item_vectors[:, None]
+    if score == "cosine":
+        user_vectors, items = functional.normalize(user_vectors, dim=-1), functional.normalize(items, dim=-1)
+    products = (user_vectors * items).sum(-1)
+    if score == "neg_sq_dist":
+        return -(user_vectors.square().sum(-1) + items.square().sum(-1) - 2 * products).clamp_min(0.0)
+    return products
+
+
 def named_part(name: str) -> Any:
     """A part given by name in a configuration: ``package.module:Name`` is loaded, any other name is left as it is."""
     return load_object(name) if ":" in name else name
@@ -93,15 +104,18 @@ class DiffusionRecommender(SequentialRecommender):
         """The vectors that user vectors are scored against, (V, D)."""
         raise TypeError(f"{type(self).__name__} does not define item_vectors()")
 
+    def _row_keys(self, interaction: Interaction) -> Tensor:
+        """What identifies each row of a batch, (B,) on the CPU: its number in the evaluation set, or its history."""
+        if EVALUATION_ROW in interaction.interaction:
+            return interaction[EVALUATION_ROW].cpu()
+        return history_keys(interaction[self.ITEM_SEQ])
+
     def evaluation_noise(self, interaction: Interaction, chain: int = 0) -> NoiseSource:
         """The noise of evaluation chain number `chain` (0-based) for this batch."""
         seed = self.options.eval_seed
         if seed is None:
             return GlobalNoise()
-        if EVALUATION_ROW in interaction.interaction:
-            keys = interaction[EVALUATION_ROW].cpu()
-        else:
-            keys = history_keys(interaction[self.ITEM_SEQ])
+        keys = self._row_keys(interaction)
         return RowNoise(keys, seed + chain * _CHAIN_STRIDE)
 
     def user_vectors(self, interaction: Interaction) -> Tensor:
@@ -126,10 +140,13 @@ class DiffusionRecommender(SequentialRecommender):
         return scores[:, 0] if scores.shape[1] == 1 else scores.amax(1)
 
     def predict(self, interaction: Interaction) -> Tensor:
-        """Scores (B,) of the batch's items, equal to the entries of `full_sort_predict`."""
-        users = self.user_vectors(interaction)
+        """Scores (B,) of the batch's items, equal to the entries of `full_sort_predict`.
+
+        Several candidates of one row share its chain: one row number or, without numbers, one history, one user vector.
+        """
+        _, row = torch.unique(self._row_keys(interaction), return_inverse=True)
+        first = torch.full((int(row.max()) + 1,), len(row)).scatter_reduce(0, row, torch.arange(len(row)), "amin")
+        device = interaction[self.ITEM_SEQ].device
+        users = self.user_vectors(interaction[first.to(device)])[row.to(device)]
         items = self.item_vectors()[interaction[self.ITEM_ID]]
-        scores = torch.stack(
-            [relevance(user, item[None], self.options.score)[:, 0] for user, item in zip(users, items)]
-        )
-        return scores.amax(1)
+        return pair_relevance(users, items, self.options.score).amax(1)

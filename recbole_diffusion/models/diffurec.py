@@ -76,6 +76,19 @@ class DiffuRecOptions:
     n_eval_samples: int
     eval_seed: int | None
 
+    def __post_init__(self) -> None:
+        """Refuse values that no network or chain can have."""
+        for key in ("dropout_prob", "embedding_dropout_prob"):
+            if not 0.0 <= getattr(self, key) < 1.0:
+                raise ValueError(f"{key} is {getattr(self, key)}; it must be at least 0 and less than 1")
+        for key in ("hidden_size", "n_layers", "n_heads", "num_steps", "n_eval_samples", "valid_reverse_steps"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} is {value}; it must be 1 or more")
+        for key in ("item_init_std", "lambda_std"):
+            if getattr(self, key) < 0.0:
+                raise ValueError(f"{key} is {getattr(self, key)}; it must be 0 or more")
+
 
 class DiffuRec(DiffusionRecommender):
     """DiffuRec as a RecBole `SequentialRecommender`."""
@@ -105,9 +118,8 @@ class DiffuRec(DiffusionRecommender):
         self.process = GaussianProcess(schedule, reverse_noise=o.reverse_noise)
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
         self.sampler = ReverseSampler(self.process, steps=o.reverse_steps, eta=o.reverse_eta)
-        self.valid_sampler = ReverseSampler(
-            self.process, steps=o.valid_reverse_steps or o.reverse_steps, eta=o.reverse_eta
-        )
+        valid_steps = o.reverse_steps if o.valid_reverse_steps is None else o.valid_reverse_steps
+        self.valid_sampler = ReverseSampler(self.process, steps=valid_steps, eta=o.reverse_eta)
         self.validating = False  # the trainer sets it while it validates
         mixing = HistoryMixing(o.hidden_size, o.num_steps, o.lambda_mean, o.lambda_std, o.rescale_steps)
         self.denoiser: TransformerDenoiser | GRUDenoiser
@@ -155,7 +167,7 @@ class DiffuRec(DiffusionRecommender):
     def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
         """Reverse the chain from noise (Algorithm 1): x_0 (B, 1, D).
 
-        Rows are handled in order of length, a few thousand tokens at a time, so that memory does not grow with B.
+        On a CPU rows are handled in order of length, a few thousand tokens at a time: memory does not grow with B.
         """
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         result = item_seq.new_empty((item_seq.shape[0], self.options.hidden_size), dtype=torch.float32)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -91,14 +92,55 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(tensors, json.loads(metadata[HEADER_KEY]))
 
 
+SPARSE_PARTS = ("data", "indices", "indptr", "shape")
+
+
 def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
-    """A RecBole model's weights, buffers and `other_parameter` tensors, under the prefixes `model` and `other`."""
+    """A RecBole model's weights and buffers (prefix `model`), and what it keeps beside them (prefix `other`).
+
+    RecBole's `other_parameter` may hold tensors, arrays, numbers and sparse matrices; modules among them are in the
+    weights already, and None is nothing yet.
+
+    Raises:
+        UserError: the model keeps something else, which cannot be stored without pickling.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     recommender: Any = model
     other = recommender.other_parameter() if hasattr(model, "other_parameter") else None
     for name, value in (other or {}).items():
-        tensors[f"other.{name}"] = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        if value is None or isinstance(value, torch.nn.Module):
+            continue
+        if isinstance(value, Tensor):
+            tensors[f"other.{name}"] = value
+        elif scipy.sparse.issparse(value):
+            matrix = value.tocsr()
+            for part in SPARSE_PARTS:
+                tensors[f"other.{name}.{part}"] = torch.from_numpy(np.array(getattr(matrix, part)))
+        else:
+            array = np.asarray(value)
+            if array.dtype.kind not in "biuf":
+                raise UserError(
+                    f"{type(model).__name__} keeps '{name}' ({type(value).__name__}) outside its weights, which "
+                    "cannot be stored here; run this model with RecBole's own run_recbole"
+                )
+            tensors[f"other.{name}"] = torch.from_numpy(np.array(array))
     return tensors
+
+
+def _other_parameters(stored: Mapping[str, Tensor], device: torch.device) -> dict[str, Any]:
+    """What `model_tensors` took from `other_parameter`, as it was; `stored` without its prefix."""
+    values: dict[str, Any] = {}
+    for name, tensor in stored.items():
+        stem, _, part = name.rpartition(".")
+        if part in SPARSE_PARTS and f"{stem}.indptr" in stored:
+            if part == "indptr":
+                parts = {key: stored[f"{stem}.{key}"].numpy() for key in SPARSE_PARTS}
+                values[stem] = scipy.sparse.csr_matrix(
+                    (parts["data"], parts["indices"], parts["indptr"]), shape=tuple(parts["shape"].tolist())
+                )
+        else:
+            values[name] = tensor.to(device)
+    return values
 
 
 def load_model(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> None:
@@ -122,7 +164,7 @@ def load_model(model: torch.nn.Module, checkpoint: Checkpoint, path: Path) -> No
     if other:
         device = next(iter(expected.values())).device if expected else torch.device("cpu")
         recommender: Any = model
-        recommender.load_other_parameter({name: tensor.to(device) for name, tensor in other.items()})
+        recommender.load_other_parameter(_other_parameters(other, device))
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -154,12 +196,16 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def pack_random_state(generators: Iterable[tuple[str, torch.Generator]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """States of torch's, NumPy's and Python's global generators and of the named ones (prefix `generator`)."""
+def pack_random_state(
+    generators: Iterable[tuple[str, torch.Generator]], device: torch.device
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """States of torch's (CPU and `device`), NumPy's and Python's global generators and of the named ones.
+
+    The tensors' prefix is `generator`.
+    """
     tensors = {"generator.torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        for index, cuda_state in enumerate(torch.cuda.get_rng_state_all()):
-            tensors[f"generator.cuda{index}"] = cuda_state
+    if device.type == "cuda":
+        tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
     for name, generator in generators:
         tensors[f"generator.{name}"] = generator.get_state()
     algorithm, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
@@ -171,14 +217,15 @@ def pack_random_state(generators: Iterable[tuple[str, torch.Generator]]) -> tupl
 
 
 def unpack_random_state(
-    generators: Iterable[tuple[str, torch.Generator]], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+    generators: Iterable[tuple[str, torch.Generator]],
+    device: torch.device,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
 ) -> None:
     """Restore what `pack_random_state` gave; `tensors` without their prefix."""
     torch.set_rng_state(tensors["torch"])
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            if f"cuda{index}" in tensors:
-                torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
+    if device.type == "cuda" and "cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda"], device)
     for name, generator in generators:
         if name in tensors:
             generator.set_state(tensors[name])

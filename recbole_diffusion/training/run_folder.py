@@ -82,6 +82,11 @@ class RunFolder:
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
         return folder
 
+    def remove_unfinished(self) -> None:
+        """Remove temporary files that a killed process left."""
+        for file in self.path.rglob(".*.tmp"):
+            file.unlink(missing_ok=True)
+
     def discard_unless_trained(self) -> None:
         """Remove the folder of a run that ended before it had anything to keep; the output folder too if empty."""
         if self.last.exists() or self.best.exists():

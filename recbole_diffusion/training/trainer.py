@@ -14,6 +14,7 @@ What RecBole's `Trainer` does stays (losses, optimisers, metrics); what is added
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import sys
@@ -35,6 +36,7 @@ from recbole_diffusion.compat import tensorboard_in
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.collector import RankCollector
 from recbole_diffusion.models.base import EVALUATION_ROW, DiffusionRecommender
+from recbole_diffusion.provenance import check_same_data, package_versions
 from recbole_diffusion.training.checkpoint import (
     Checkpoint,
     load_model,
@@ -54,6 +56,12 @@ logger = logging.getLogger(__name__)
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+OWN_PROCEDURE = (
+    "{} trains in a way of its own that cannot be checkpointed and resumed here; "
+    "run this model with RecBole's own run_recbole"
+)
+
+
 class TrainingDiverged(UserError):
     """A training loss that is not finite."""
 
@@ -69,10 +77,7 @@ def progress(batches: Any, description: str, show: bool) -> Iterable[Any]:
 def _check_trainer(base: Any) -> None:
     """Refuse RecBole trainers with a training procedure of their own."""
     if not issubclass(base, Trainer) or base.fit is not Trainer.fit:
-        raise UserError(
-            f"{base.__name__} trains in a way of its own that cannot be checkpointed and resumed here; "
-            "run this model with RecBole's own run_recbole"
-        )
+        raise UserError(OWN_PROCEDURE.format(base.__name__))
 
 
 _CLASSES: dict[Any, Any] = {}
@@ -97,13 +102,23 @@ def trainer_class(base: Any) -> Any:
 class _Run(Trainer):
     """RecBole's trainer inside a run folder. Made by `trainer_class`."""
 
-    def __init__(self, config: Any, model: torch.nn.Module, folder: RunFolder, train_data: Any = None) -> None:
+    def __init__(
+        self,
+        config: Any,
+        model: torch.nn.Module,
+        folder: RunFolder,
+        train_data: Any = None,
+        fingerprint: dict[str, Any] | None = None,
+    ) -> None:
         with tensorboard_in(folder.path / "tensorboard"):
             super().__init__(config, model)
         self.item_tensor: Any = None
+        if sum(isinstance(value, torch.optim.Optimizer) for value in vars(self).values()) > 1:
+            raise UserError(OWN_PROCEDURE.format(type(self).__name__.removeprefix("Run")))
         self.folder = folder
         self.eval_collector = RankCollector(config)
         self.train_data = train_data
+        self.fingerprint = fingerprint
         self.precision = config["precision"] or "fp32"
         if self.precision == "fp32" and config["enable_amp"]:
             self.precision = "bf16" if self.device.type == "cpu" else "fp16"
@@ -149,7 +164,14 @@ class _Run(Trainer):
     # checkpoints ----------------------------------------------------------------------------------------------------
 
     def _generators(self) -> list[tuple[str, torch.Generator]]:
-        return [("train_data", self.train_data.generator)] if self.train_data is not None else []
+        loaders = {
+            "train_data": self.train_data,
+            "general_data": getattr(
+                self.train_data, "general_dataloader", None
+            ),  # RecBole's loader of knowledge graphs
+            "kg_data": getattr(self.train_data, "kg_dataloader", None),
+        }
+        return [(name, loader.generator) for name, loader in loaders.items() if hasattr(loader, "generator")]
 
     def _facts(self, epoch: int) -> dict[str, Any]:
         return {
@@ -160,20 +182,12 @@ class _Run(Trainer):
             "best_valid_score": float(self.best_valid_score) if math.isfinite(self.best_valid_score) else None,
             "best_valid_result": dict(self.best_valid_result) if self.best_valid_result else None,
             "config": self.config.to_plain(),
-            "versions": self.folder_versions(),
+            "versions": package_versions(),
+            "data": self.fingerprint,
         }
-
-    @staticmethod
-    def folder_versions() -> dict[str, str]:
-        """Versions of the packages that a checkpoint depends on."""
-        from recbole_diffusion.provenance import package_versions
-
-        return package_versions()
 
     def _save_best(self, epoch: int) -> None:
         """Write best/: the weights with the facts in their header, and the facts beside them for people."""
-        import json
-
         facts = self._facts(epoch)
         write_checkpoint(self.folder.best, Checkpoint(model_tensors(self.model), facts))
         write_text_atomically(
@@ -183,7 +197,8 @@ class _Run(Trainer):
     def _save_last(self, epoch: int) -> None:
         """Write last/: everything that the next epoch depends on."""
         optimizer_tensors, optimizer_facts = pack_optimizer(self.optimizer)
-        random_tensors, random_facts = pack_random_state(self._generators())
+        random_tensors, random_facts = pack_random_state(self._generators(), self.device)
+        tensors = {**model_tensors(self.model), **optimizer_tensors, **random_tensors}
         facts = self._facts(epoch)
         facts.update(
             cur_step=self.cur_step,
@@ -195,7 +210,6 @@ class _Run(Trainer):
             scheduler=self.lr_scheduler.state_dict() if self.lr_scheduler else None,
             scaler=self.scaler.state_dict(),
         )
-        tensors = {**model_tensors(self.model), **optimizer_tensors, **random_tensors}
         write_checkpoint(self.folder.last, Checkpoint(tensors, facts))
         self.folder.write_metrics(self.history)
 
@@ -203,11 +217,17 @@ class _Run(Trainer):
         """RecBole's hook for a trainer of its own; the loop below writes the checkpoints itself."""
 
     def resume(self) -> bool:
-        """Continue from last/ of the run folder; False when the run was cut before its first epoch ended."""
+        """Continue from last/ of the run folder; False when the run was cut before its first epoch ended.
+
+        Raises:
+            UserError: the data are not those that the run was trained on, or the checkpoint does not fit.
+        """
+        self.folder.remove_unfinished()
         if not self.folder.last.is_file():
             return False
         checkpoint = read_checkpoint(self.folder.last)
         facts = checkpoint.facts
+        check_same_data(facts.get("data"), self.fingerprint, self.folder.last, same_files=True)
         load_model(self.model, checkpoint, self.folder.last)
         unpack_optimizer(self.optimizer, checkpoint.part("optimizer"), facts["optimizer"])
         if self.lr_scheduler is not None and facts["scheduler"] is not None:
@@ -222,7 +242,10 @@ class _Run(Trainer):
         self.best_valid_result = facts["best_valid_result"]
         self.history = facts["history"]
         self.seconds_before = facts["seconds"]
-        unpack_random_state(self._generators(), checkpoint.part("generator"), facts["random"])
+        unpack_random_state(self._generators(), self.device, checkpoint.part("generator"), facts["random"])
+        self.folder.write_metrics(self.history)
+        if self.best_epoch == self.start_epoch and self._stored_best_epoch() != self.best_epoch:
+            self._save_best(facts["epoch"])  # the run was cut between its two checkpoints; these are the best weights
         logger.info("resumed from %s after epoch %d", self.folder.last, self.start_epoch)
         return True
 
@@ -230,6 +253,13 @@ class _Run(Trainer):
         """Put the best weights into the model."""
         if self.folder.best.is_file():
             load_model(self.model, read_checkpoint(self.folder.best), self.folder.best)
+
+    def _stored_best_epoch(self) -> int | None:
+        """The epoch whose weights best/ holds, from 1; None without one."""
+        if not self.folder.best.is_file():
+            return None
+        epoch: int = read_checkpoint(self.folder.best).facts["epoch"]
+        return epoch + 1
 
     @property
     def seconds(self) -> float:
@@ -286,6 +316,7 @@ class _Run(Trainer):
         began = time.perf_counter()
         rate = self.optimizer.param_groups[0]["lr"]
         losses = self._train_epoch(train_data, epoch, show_progress=show_progress)
+        self._stop_unless_weights_finite(epoch)
         loss = (sum(losses) if isinstance(losses, tuple) else losses) / max(len(train_data), 1)
         self.train_loss_dict[epoch] = loss
         if self.lr_scheduler is not None:
@@ -300,7 +331,8 @@ class _Run(Trainer):
         message = f"epoch {epoch + 1}/{self.epochs}  loss {loss:.4f}  {row['train_seconds']:.1f} s"
         improved = False
         score = None
-        if valid_data and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
+        due = self.eval_step > 0 and ((epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs)
+        if valid_data and due:
             score, result, row["valid_seconds"] = self._validate(valid_data, show_progress)
             row.update({f"valid_{name}": value for name, value in result.items()})
             improved = self._improves(score)
@@ -318,10 +350,10 @@ class _Run(Trainer):
         self.history.append(row)
         if improved:
             self.best_epoch = epoch + 1
-            if saved:
-                self._save_best(epoch)
-        if saved:
+        if saved:  # last/ first: a run cut between the two writes best/ from it when it is resumed
             self._save_last(epoch)
+            if improved:
+                self._save_best(epoch)
         if verbose:
             logger.info(message)
         if self.stopped and verbose:
@@ -363,6 +395,15 @@ class _Run(Trainer):
             f"the last good checkpoint is {self.folder.last if self.folder.last.is_file() else 'none yet'}"
         )
 
+    def _stop_unless_weights_finite(self, epoch: int) -> None:
+        broken = [name for name, weight in self.model.named_parameters() if not bool(torch.isfinite(weight).all())]
+        if broken:
+            raise TrainingDiverged(
+                f"weights are not finite after epoch {epoch + 1} ({', '.join(broken[:3])}); lower learning_rate, set "
+                "clip_grad_norm: {max_norm: 1.0} or use precision: fp32; "
+                f"the last good checkpoint is {self.folder.last if self.folder.last.is_file() else 'none yet'}"
+            )
+
     # evaluation -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -381,9 +422,8 @@ class _Run(Trainer):
         rank = self._full_sort_batch_eval if full else self._neg_sample_batch_eval
         first_row = 0
         for batch in self._numbered(progress(eval_data, "evaluate", show_progress), first_row):
-            with self._autocast():
-                interaction, scores, positive_u, positive_i = rank(batch)
-            self.eval_collector.eval_batch_collect(scores.float(), interaction, positive_u, positive_i)
+            interaction, scores, positive_u, positive_i = rank(batch)  # in float32: reduced precision makes ties
+            self.eval_collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
         self.eval_collector.model_collect(self.model)
         result: dict[str, float] = self.evaluator.evaluate(self.eval_collector.get_data_struct())
         self.wandblogger.log_eval_metrics(result, head="eval")
@@ -392,11 +432,14 @@ class _Run(Trainer):
     def _numbered(self, batches: Iterable[Any], first_row: int) -> Iterator[Any]:
         """The batches, each interaction with its rows' numbers in the evaluation set."""
         for batch in batches:
-            interaction = batch[0]
+            interaction, candidate_row = batch[0], batch[1]
+            if isinstance(candidate_row, Tensor):  # sampled candidates: several lines of the batch are one row
+                within, rows = candidate_row.cpu(), int(batch[2][-1]) + 1
+            else:
+                within, rows = torch.arange(len(interaction)), len(interaction)
             if isinstance(self.model, DiffusionRecommender):
-                rows = torch.arange(first_row, first_row + len(interaction))
-                interaction.update(Interaction({EVALUATION_ROW: rows}))
-            first_row += len(interaction)
+                interaction.update(Interaction({EVALUATION_ROW: first_row + within}))
+            first_row += rows
             yield batch
 
 

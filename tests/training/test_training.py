@@ -149,9 +149,11 @@ def test_two_runs_in_one_process_log_into_their_own_files(noisy: RunResult, smal
     assert "after both" not in (other.folder / "run.log").read_text()
 
 
-def test_trainers_of_their_own_kind_are_refused(small_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["NCL", "S3Rec", "RecVAE"])
+def test_trainers_of_their_own_kind_are_refused(model: str, small_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run this model with RecBole's own run_recbole"):
-        run("NCL", "small", {"epochs": 1}, data_path=small_data, output=tmp_path)
+        run(model, "small", {"epochs": 1}, data_path=small_data, output=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_leaves_nothing_outside_its_folder(
@@ -167,3 +169,92 @@ def test_a_run_that_cannot_start_leaves_no_folder(small_data: Path, tmp_path: Pa
         with pytest.raises(UserError):
             run("DiffuRec", "small", {**KEYS, **wrong}, data_path=small_data, output=tmp_path / "runs")
         assert not (tmp_path / "runs").exists()
+
+
+def reversed_data(small_data: Path, folder: Path) -> Path:
+    """The same interactions in another order of lines: the same data, other internal ids."""
+    lines = (small_data / "small" / "small.inter").read_text().splitlines()
+    (folder / "small").mkdir(parents=True)
+    (folder / "small" / "small.inter").write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    return folder
+
+
+def test_a_checkpoint_meets_other_data(noisy: RunResult, small_data: Path, tmp_path: Path) -> None:
+    other = reversed_data(small_data, tmp_path / "data")
+    with pytest.raises(UserError, match="was trained on other data"):
+        evaluate(noisy.folder, data_path=other, output=tmp_path / "runs")
+    short = run("DiffuRec", "small", {**KEYS, "epochs": 1}, data_path=small_data, output=tmp_path / "runs").folder
+    before = (short / "config.yaml").read_text()
+    with pytest.raises(UserError, match="was trained on other data"):
+        run(resume=short, config={"epochs": 3}, data_path=other)
+    assert (short / "config.yaml").read_text() == before
+
+
+def test_an_evaluation_cannot_be_resumed(noisy: RunResult, tmp_path: Path) -> None:
+    folder = evaluate(noisy.folder, output=tmp_path).folder
+    with pytest.raises(UserError, match="folder of an evaluation"):
+        run(resume=folder)
+    with pytest.raises(UserError, match="is of dataset small, not other"):
+        evaluate(noisy.folder, {"dataset": "other"}, output=tmp_path)
+
+
+def test_weights_that_are_not_finite_are_not_kept(small_data: Path, tmp_path: Path) -> None:
+    keys = {**KEYS, "learning_rate": 1e38, "train_batch_size": 1000}
+    with pytest.raises(TrainingDiverged, match="weights are not finite after epoch 1"):
+        run("DiffuRec", "small", keys, data_path=small_data, output=tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_more_places_than_items_is_one_line(small_data: Path, tmp_path: Path) -> None:
+    keys = {**KEYS, "topk": [5, 41], "valid_metric": "NDCG@5"}
+    with pytest.raises(UserError, match="topk asks for 41 items, the data have 40"):
+        run("DiffuRec", "small", keys, data_path=small_data, output=tmp_path)
+
+
+def test_killed_between_the_two_checkpoints(small_data: Path, tmp_path: Path) -> None:
+    """last/ says that its epoch is the best; best/ was not written yet."""
+    result = run("DiffuRec", "small", {**NOISY, "epochs": 1}, data_path=small_data, output=tmp_path)
+    best = result.folder / "best" / BEST_FILE
+    whole = load_file(best)
+    best.unlink()
+    (result.folder / "last" / ".checkpoint.state.1.tmp").write_bytes(b"half")
+    run(resume=result.folder)
+    again = load_file(best)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert not list(result.folder.rglob("*.tmp"))
+
+
+def test_sampled_candidates_share_their_rows_chain(noisy: RunResult, tmp_path: Path) -> None:
+    sampled = {"eval_args": {"mode": "uni20"}}
+    results = [
+        evaluate(noisy.folder, {**sampled, "eval_batch_size": size}, output=tmp_path).test_result for size in (30, 5000)
+    ]
+    assert results[0] == pytest.approx(results[1], abs=1e-5)
+
+
+def test_reduced_precision_does_not_reach_the_ranking(noisy: RunResult, tmp_path: Path) -> None:
+    assert evaluate(noisy.folder, {"precision": "bf16"}, output=tmp_path).test_result == noisy.test_result
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"dropout_prob": 1.5}, "dropout_prob is 1.5"),
+        ({"embedding_dropout_prob": 1.0}, "embedding_dropout_prob is 1.0"),
+        ({"hidden_size": 0}, "hidden_size is 0"),
+        ({"n_heads": 0}, "n_heads is 0"),
+        ({"item_init_std": -1.0}, "item_init_std is -1.0"),
+        ({"n_eval_samples": 0}, "n_eval_samples is 0"),
+        ({"valid_reverse_steps": 0}, "valid_reverse_steps is 0"),
+    ],
+)
+def test_values_out_of_range_are_one_line(keys: dict[str, Any], message: str, small_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        run("DiffuRec", "small", {**KEYS, **keys}, data_path=small_data, output=tmp_path)
+
+
+def test_the_last_epoch_is_validated(small_data: Path, tmp_path: Path) -> None:
+    result = run("DiffuRec", "small", {**KEYS, "epochs": 3, "eval_step": 2}, data_path=small_data, output=tmp_path)
+    with (result.folder / "metrics.csv").open() as stream:
+        validated = [row["epoch"] for row in csv.DictReader(stream) if row["valid_ndcg@10"]]
+    assert validated == ["2", "3"]
