@@ -33,7 +33,7 @@ def written_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
 
 
 def test_the_model_trains_and_finds_the_next_item(written_out: Path, small_data: Path) -> None:
-    config = {**QUICK, "epochs": 30, "hidden_size": 32, "num_steps": 8, "learning_rate": 0.01, "train_batch_size": 128}
+    config = {**QUICK, "epochs": 20, "hidden_size": 32, "num_steps": 8, "learning_rate": 0.01, "train_batch_size": 128}
     result = run("mean_diffusion:MeanDiffusion", "small", config, data_path=small_data, output=written_out / "runs")
     # four of five next items in this data follow from the last one; a list of 10 of 40 by chance has 0.25
     assert result.test_result["hit@10"] > 0.35
