@@ -1,0 +1,32 @@
+"""The README's figures are those of the committed raw results."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def block() -> str:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return text.split("<!-- results -->")[1].split("<!-- end of results -->")[0]
+
+
+def test_quality_figures() -> None:
+    rendered = (RESULTS / "quality_amazon-beauty.md").read_text(encoding="utf-8")
+    figures = re.findall(r"\b\d+\.\d{4}\b", block())
+    assert len(figures) >= 6
+    assert [figure for figure in figures if f" {figure} " not in rendered] == []
+
+
+def test_speed_figures() -> None:
+    raw = json.loads((RESULTS / "speed_diffurec.json").read_text(encoding="utf-8"))
+    text = " ".join(block().split())
+    assert raw["training"]["counts"]
+    assert raw["inference"]["counts"]
+    assert f"training {raw['training']['ratio']['median']:.1f} times" in text
+    assert f"inference {raw['inference']['ratio']['median']:.1f} times" in text
+    assert f"training memory {100 * raw['memory']['share']:.0f} % of" in text
