@@ -329,7 +329,8 @@ def _differences(
     module = type(ours.model).__module__
     chain = [x_start, *step_noise]
     with other_lambda(ours.model, mean, std), other_steps(ours.model, FixedSteps(t)):
-        with mock.patch(f"{module}.GlobalNoise", lambda: FixedNoise([target_noise], tokens)):
+        fixed = FixedNoise([target_noise], tokens)
+        with mock.patch.object(ours.model, "noise", fixed), mock.patch(f"{module}.GlobalNoise", lambda: fixed):
             loss = ours.model.calculate_loss(batch)
         (gradient,) = torch.autograd.grad(loss, [ours.model.item_embedding.weight])
         with (

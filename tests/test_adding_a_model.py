@@ -54,9 +54,14 @@ def test_its_keys_are_checked(written_out: Path, small_data: Path) -> None:
         run("mean_diffusion:MeanDiffusion", "small", {"num_steps": "many"}, data_path=small_data)
 
 
-def test_schedule_and_step_sampler_join_our_model(written_out: Path, small_data: Path) -> None:
+def test_parts_join_our_model(written_out: Path, small_data: Path) -> None:
     config = {**QUICK, "hidden_size": 16, "n_layers": 1, "n_heads": 2, "num_steps": 4}
-    parts = {"noise_schedule": "my_parts:halving", "step_sampler": "my_parts:CleanestHalf"}
+    parts = {
+        "noise_schedule": "my_parts:halving",
+        "step_sampler": "my_parts:CleanestHalf",
+        "noise": "my_parts:SignNoise",
+        "reverse_sampler": "my_parts:OneJump",
+    }
     result = run("DiffuRec", "small", {**config, **parts}, data_path=small_data, output=written_out / "runs")
     assert result.epochs == 2
     schedule = build_schedule(importlib.import_module("my_parts").halving, 4)

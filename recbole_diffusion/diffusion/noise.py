@@ -9,7 +9,7 @@ Shapes: B batch (= rows), N positions of a row, D embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -96,6 +96,21 @@ class ZeroNoise:
     ) -> Tensor:
         """See :meth:`NoiseSource.normal`."""
         return torch.zeros(tuple(shape), device=device, dtype=dtype)
+
+
+def build_noise(name_or_class: str | Callable[[], NoiseSource]) -> NoiseSource:
+    """The noise that training draws, by the value of key ``noise``: ``gaussian``, or a user's own class.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if not isinstance(name_or_class, str):
+        return name_or_class()
+    if name_or_class != "gaussian":
+        raise ValueError(
+            f"noise '{name_or_class}' does not exist; use gaussian or give a class as package.module:Class"
+        )
+    return GlobalNoise()
 
 
 class RowNoise:

@@ -8,7 +8,7 @@ eta = 0 on a sub-grid is DDIM (Song et al. 2021, section 4.2). Shapes: B batch, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -48,6 +48,33 @@ def time_grid(num_steps: int, reverse_steps: int | None = None) -> tuple[int, ..
         return (num_steps - 1,)
     gaps = reverse_steps - 1
     return tuple(((gaps - i) * (num_steps - 1) + gaps // 2) // gaps for i in range(reverse_steps))
+
+
+class Sampler(Protocol):
+    """Turns noise into a denoised x_0."""
+
+    def __call__(self, denoiser: Denoiser, x_T: Tensor, condition: Any, *, noise: NoiseSource) -> Tensor:
+        """x_0 (B, D) from x_T (B, D)."""
+        ...
+
+
+def build_sampler(
+    name_or_class: str | Callable[..., Sampler], process: GaussianProcess, steps: int | None, eta: float
+) -> Sampler:
+    """The reverse sampler by the value of key ``reverse_sampler``: ``grid``, or a user's own class.
+
+    A class is built as ``Class(process, steps=steps, eta=eta)``, as :class:`ReverseSampler` is.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if not isinstance(name_or_class, str):
+        return name_or_class(process, steps=steps, eta=eta)
+    if name_or_class != "grid":
+        raise ValueError(
+            f"reverse_sampler '{name_or_class}' does not exist; use grid or give a class as package.module:Class"
+        )
+    return ReverseSampler(process, steps=steps, eta=eta)
 
 
 class ReverseSampler:

@@ -27,9 +27,9 @@ from torch.nn import functional
 from recbole_diffusion.denoisers.dropout import dropout
 from recbole_diffusion.denoisers.gru import GRUDenoiser
 from recbole_diffusion.denoisers.transformer import NORM_EPSILON, HistoryMixing, TransformerDenoiser
-from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource
+from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, build_noise
 from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
-from recbole_diffusion.diffusion.sampler import ReverseSampler
+from recbole_diffusion.diffusion.sampler import build_sampler
 from recbole_diffusion.diffusion.schedules import build_schedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.condition import Condition
@@ -64,12 +64,14 @@ class DiffuRecOptions:
     variance_scale: float | None
     variance_min: float | None
     variance_max: float | None
+    noise: str
     step_sampler: str
     rescale_steps: bool
     lambda_mean: float
     lambda_std: float
     reverse_steps: int | None
     valid_reverse_steps: int | None
+    reverse_sampler: str
     reverse_noise: ReverseNoise
     reverse_eta: float
     score: Score
@@ -117,9 +119,11 @@ class DiffuRec(DiffusionRecommender):
         )
         self.process = GaussianProcess(schedule, reverse_noise=o.reverse_noise)
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
-        self.sampler = ReverseSampler(self.process, steps=o.reverse_steps, eta=o.reverse_eta)
+        self.noise = build_noise(named_part(o.noise))
+        sampler = named_part(o.reverse_sampler)
+        self.sampler = build_sampler(sampler, self.process, o.reverse_steps, o.reverse_eta)
         valid_steps = o.reverse_steps if o.valid_reverse_steps is None else o.valid_reverse_steps
-        self.valid_sampler = ReverseSampler(self.process, steps=valid_steps, eta=o.reverse_eta)
+        self.valid_sampler = build_sampler(sampler, self.process, valid_steps, o.reverse_eta)
         self.validating = False  # the trainer sets it while it validates
         mixing = HistoryMixing(o.hidden_size, o.num_steps, o.lambda_mean, o.lambda_std, o.rescale_steps)
         self.denoiser: TransformerDenoiser | GRUDenoiser
@@ -156,7 +160,7 @@ class DiffuRec(DiffusionRecommender):
         condition = self.condition(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         noise = GlobalNoise()
         t, weight = self.step_sampler.sample(targets.shape[0], device=targets.device)
-        noised = self.process.sample(self.item_embedding(targets), t, noise=noise)
+        noised = self.process.sample(self.item_embedding(targets), t, noise=self.noise)
         x_0_hat = self.denoiser(noised.x_t, t, condition, noise=noise)
         row_losses = full_softmax(
             x_0_hat, self.item_embedding.weight, targets, include_padding=self.options.ce_include_padding

@@ -1,6 +1,8 @@
-"""A schedule and a step sampler as a user would write them, outside the package."""
+"""Parts as a user would write them, outside the package."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,3 +28,35 @@ class FirstStep:
 
     def update(self, t: Tensor, loss: Tensor) -> None:
         """Nothing to learn."""
+
+
+class NoNoise:
+    """Trains on targets that are scaled but not noised."""
+
+    per_row = False
+
+    def select(self, index: object) -> NoNoise:
+        """Itself."""
+        return self
+
+    def normal(
+        self,
+        shape: Sequence[int],
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Zeros."""
+        return torch.zeros(tuple(shape), device=device, dtype=dtype)
+
+
+class Identity:
+    """A reverse sampler that returns where it starts."""
+
+    def __init__(self, process: object, steps: int | None = None, eta: float = 1.0) -> None:
+        self.process = process
+
+    def __call__(self, denoiser: object, x_T: Tensor, condition: object, *, noise: object) -> Tensor:
+        """x_T (B, D)."""
+        return x_T

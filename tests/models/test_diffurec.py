@@ -280,6 +280,8 @@ def test_gru_reads_the_order() -> None:
         ({"noise_schedule": "linear_scaled"}, "num_steps"),
         ({"noise_schedule": "eq14"}, "eq14_a"),
         ({"step_sampler": "unifrom"}, "uniform"),
+        ({"noise": "gausian"}, "use gaussian"),
+        ({"reverse_sampler": "ddim"}, "use grid"),
         ({"mask_mode": "none"}, "mask_mode"),
         ({"reverse_noise": "sqrt"}, "reverse_noise"),
         ({"lambda_std": -1.0}, "lambda_std"),
@@ -291,10 +293,18 @@ def test_wrong_values_name_the_key(keys: dict[str, object], message: str) -> Non
         tiny_model(**keys)
 
 
-def test_a_users_own_schedule_and_step_sampler() -> None:
+def test_a_users_own_parts() -> None:
     model = tiny_model(
-        noise_schedule="tests.models.own_parts:halving_schedule", step_sampler="tests.models.own_parts:FirstStep"
+        noise_schedule="tests.models.own_parts:halving_schedule",
+        step_sampler="tests.models.own_parts:FirstStep",
+        noise="tests.models.own_parts:NoNoise",
+        reverse_sampler="tests.models.own_parts:Identity",
     )
+    batch = interaction(ROWS, TARGETS)
+    with torch.no_grad():  # the sampler returns its start, which the rows' noise gives
+        start = model.evaluation_noise(batch).normal((5, 16), device="cpu")
+        torch.testing.assert_close(model.user_vectors(batch)[:, 0], start)
+    assert float(model.noise.normal((2, 3), device="cpu").abs().sum()) == 0.0
     torch.testing.assert_close(model.process.schedule.alpha_bar[0], torch.tensor(0.5))
     model.train()
     loss = model.calculate_loss(interaction(ROWS, TARGETS))
