@@ -136,7 +136,7 @@ def test_the_command_writes_rates_ratios_and_evaluation(monkeypatch: pytest.Monk
     for part in ("training", "inference"):
         assert len(written[part]["pairs"]) == 2
         pair = written[part]["pairs"][0]
-        assert written[part]["ratio"]["min"] <= pair["ours"] / pair["yardstick"] + 0.001
+        assert written[part]["ratio"]["min"] <= pair["ours"] / pair["yardstick"] + 0.0006  # rounded to 3 decimals
         assert written[part]["counts"] is False  # a try-out never counts
     evaluation = written["evaluation"]
     assert evaluation["users"] == 12
