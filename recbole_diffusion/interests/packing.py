@@ -86,7 +86,7 @@ class PackedHistory:
 def round_up(tokens: int) -> int:
     """The next of 16 to 32 sizes per power of two, at most 1/16 (for few tokens, 7 tokens) more.
 
-    Without rounding nearly every batch has a shape of its own, and memory was seen to grow by some ten megabytes a step;
+    Without rounding nearly every batch has a shape of its own, and memory was seen to grow by ten megabytes a step;
     with it, not. Presumably kernels are prepared for each shape and kept.
     """
     quantum = max(8, 1 << (tokens.bit_length() - 5)) if tokens > 16 else 8
