@@ -229,6 +229,27 @@ def _ranked_against(value: Any) -> Any:
     return value
 
 
+def _three_shares(value: Any) -> list[float]:
+    shares = list(value) if isinstance(value, (list, tuple)) else []
+    if (
+        len(shares) != 3
+        or any(isinstance(share, bool) or not isinstance(share, (int, float)) for share in shares)
+        or not all(share >= 0 and math.isfinite(share) for share in shares)
+        or shares[0] <= 0
+    ):
+        raise NotAllowedError(f"three shares of training, validation and test such as {_SPLIT_BY_RATIO}")
+    return shares
+
+
+def _two_times(value: Any) -> list[int | float | str] | None:
+    if value is None:
+        return None
+    times = list(value) if isinstance(value, (list, tuple)) else []
+    if len(times) != 2 or any(isinstance(time, bool) or not isinstance(time, (int, float, str)) for time in times):
+        raise NotAllowedError("[first time of validation, first time of test], numbers or dates such as 2014-09-01")
+    return times
+
+
 def _negative_sampling(value: Any) -> dict[str, Any] | None:
     if value is None or value == "None":
         return None
@@ -285,6 +306,17 @@ CHECKS: dict[str, Check] = {
         "mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined", none=True
     ),
     # evaluation
+    "protocol": choice("leave_one_out", "user_split_multi", "user_split_next", "global_time", "eval_args"),
+    "split_ratio": _three_shares,
+    "split_seed": integer(0, below=2**32),
+    "split_time": _two_times,
+    "time_target": choice("last", "first", "all", "successive"),
+    "eval_target": choice("last", "all_positions"),
+    "min_history": integer(1, none=True),
+    "one_cut_per_user": boolean(),
+    "filter_seen": boolean(),
+    "rank_memory": integer(1),
+    "save_per_user": choice("parquet", none=True),
     "eval_args": evaluation_protocol,
     "metrics": metric_names,
     "topk": cutoffs,
@@ -294,6 +326,9 @@ CHECKS: dict[str, Check] = {
     # data
     "MAX_ITEM_LIST_LENGTH": integer(1),
     "time_precision": choice("exact", "float32"),
+    "cache": boolean(),
+    "cache_dir": text(none=True),
+    "length_bucketing": integer(1, none=True),
     "encoding": text(none=True),
     "field_separator": text(),
     "seq_separator": text(),
