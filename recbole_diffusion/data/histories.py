@@ -36,7 +36,8 @@ class Histories:
     Attributes:
         offsets: (U + 1,) int64; user u owns the interactions offsets[u] .. offsets[u + 1] - 1.
         columns: name of a field -> (N,) or (N, ...); token fields in the narrowest integer type.
-        place: (N,) rank of each interaction in the order of time of all users, equal times in the order of the file.
+        place: (N,) rank of each interaction in the order of time of all users. By exact time each has a rank of its own,
+            equal times in the order of the file; with `time_precision: float32` equal times share a rank.
     """
 
     offsets: np.ndarray
@@ -63,25 +64,29 @@ class Histories:
         return sum(array.nbytes for array in arrays)
 
 
-def group_by_user(users: np.ndarray, columns: Mapping[str, np.ndarray], n_users: int) -> Histories:
+def group_by_user(
+    users: np.ndarray, columns: Mapping[str, np.ndarray], n_users: int, place: np.ndarray | None = None
+) -> Histories:
     """Sort interactions that are in order of time by user, the order of time kept.
 
     Args:
         users: (N,) user id of each interaction, interactions in order of time.
         columns: the other fields, same order.
         n_users: number of user ids, the padding id 0 included.
+        place: (N,) rank in time of each interaction; None ranks them as they stand.
     """
     counts = np.bincount(users, minlength=n_users)
     offsets = np.zeros(n_users + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
     order = np.argsort(users.astype(smallest_integer_type(max(n_users - 1, 0))), kind="stable")
     order = order.astype(smallest_integer_type(len(users)))
-    return Histories(offsets, {name: values[order] for name, values in columns.items()}, order)
+    sorted_columns = {name: values[order] for name, values in columns.items()}
+    return Histories(offsets, sorted_columns, order if place is None else place[order])
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Examples. Row r asks for the interactions target[r] .. stop[r] - 1, given those of the same user before target[r].
+    """Examples. Row r asks for the interactions target[r] .. stop[r] - 1, given those of its user before target[r].
 
     Attributes:
         target: (R,) position of the first target.

@@ -1,0 +1,26 @@
+"""Which models take histories as wide as the longest of the batch, and which need `MAX_ITEM_LIST_LENGTH` columns.
+
+A model whose weights or arithmetic depend on the padded width (a convolution over it, a Fourier transform, one weight a
+position, attention to padding) needs every batch alike. A model of this package, or a user's own, says so with the
+class attribute ``fixed_width``; a foreign class without it gets fixed width, which is what RecBole gives. Of RecBole's
+models those listed here do without: a test compares their losses at both widths.
+"""
+
+from __future__ import annotations
+
+TRIMMED_RECBOLE_MODELS: frozenset[str] = frozenset(
+    {
+        "GRU4Rec",
+        "NARM",
+        "SASRec",
+        "STAMP",
+    }
+)
+
+
+def needs_fixed_width(model_class: type) -> bool:
+    """Whether every batch of this model must be `MAX_ITEM_LIST_LENGTH` wide."""
+    own: bool | None = getattr(model_class, "fixed_width", None)
+    if own is not None:
+        return own
+    return not (model_class.__module__.startswith("recbole.") and model_class.__name__ in TRIMMED_RECBOLE_MODELS)
