@@ -146,9 +146,12 @@ def cutoffs(value: Any) -> list[int]:
 
 
 def metric_names(value: Any) -> list[str]:
-    """Names of metrics that RecBole knows, in any case; returns a list."""
+    """Names of metrics that RecBole knows, and of this package's, in any case; returns a list."""
     from recbole.evaluator.register import metric_types, metrics_dict
 
+    from recbole_diffusion.evaluation.recbole_metrics import register_metrics
+
+    register_metrics()
     names = [value] if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else []
     known = sorted(metric_class.__name__ for metric_class in metrics_dict.values())
     for name in names or [""]:
@@ -210,15 +213,16 @@ def evaluation_protocol(value: Any) -> dict[str, Any]:
 
 
 def _split(value: Any) -> dict[str, Any]:
-    split = mapping("LS", "RS")(value)
+    split = mapping("LS", "RS", "TS")(value)
     if len(split) != 1:
-        raise NotAllowedError(f"{{LS: valid_and_test}} or {{RS: {_SPLIT_BY_RATIO}}}")
+        raise NotAllowedError(f"{{LS: valid_and_test}}, {{RS: {_SPLIT_BY_RATIO}}} or {{TS: {_SPLIT_BY_RATIO}}}")
     if "LS" in split:
         choice("valid_and_test", "valid_only", "test_only")(split["LS"])
-    else:
-        ratios = sequence()(split["RS"])
-        if not ratios or any(isinstance(r, bool) or not isinstance(r, (int, float)) or r < 0 for r in ratios):
-            raise NotAllowedError(f"{{RS: {_SPLIT_BY_RATIO}}}")
+        return split
+    ((kind, ratios),) = split.items()
+    ratios = sequence()(ratios)
+    if not ratios or any(isinstance(r, bool) or not isinstance(r, (int, float)) or r < 0 for r in ratios):
+        raise NotAllowedError(f"{{{kind}: {_SPLIT_BY_RATIO}}}")
     return split
 
 
@@ -309,6 +313,7 @@ CHECKS: dict[str, Check] = {
     "protocol": choice("leave_one_out", "user_split_multi", "user_split_next", "global_time", "eval_args"),
     "split_ratio": _three_shares,
     "split_seed": integer(0, below=2**32),
+    "user_order": choice("shuffled", "first_time"),
     "split_time": _two_times,
     "time_target": choice("last", "first", "all", "successive"),
     "eval_target": choice("last", "all_positions"),
@@ -323,6 +328,7 @@ CHECKS: dict[str, Check] = {
     "valid_metric": text(),
     "eval_batch_size": integer(1),
     "metric_decimal_place": integer(0),
+    "label_repeats": boolean(),
     # data
     "MAX_ITEM_LIST_LENGTH": integer(1),
     "time_precision": choice("exact", "float32"),

@@ -7,8 +7,8 @@
     eval_args          RecBole's eval_args.split as it stands: LS, RS, TS
 
 A split is positions in the histories (:mod:`.histories`); nothing is copied and nothing loops over users or rows. Rows
-of leave_one_out and eval_args stand in RecBole's order (:mod:`.recbole_splits`), those of the others by user id and time.
-docs/protocols.md works all of them out by hand.
+of leave_one_out and eval_args stand in RecBole's order (:mod:`.recbole_splits`), those of the others in order of user
+id and time. docs/protocols.md works all of them out by hand.
 
 Shapes: N interactions, U users, R rows.
 """
@@ -17,17 +17,20 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from logging import getLogger
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from recbole_diffusion.data.global_time import global_time
 from recbole_diffusion.data.histories import Histories, Rows, Split
 from recbole_diffusion.data.recbole_splits import (
     by_ratio,
     by_time_ratio,
+    count_by_user,
+    cut_points,
     leave_one_out,
     normalised_shares,
     positions_of,
@@ -40,6 +43,7 @@ __all__ = [
     "PROTOCOLS",
     "by_ratio",
     "by_time_ratio",
+    "global_time",
     "leave_one_out",
     "one_row_per_user",
     "split_rows",
@@ -51,6 +55,9 @@ __all__ = [
 logger = getLogger(__name__)
 
 PROTOCOLS = ("leave_one_out", "user_split_multi", "user_split_next", "global_time", "eval_args")
+DEFAULT_MIN_HISTORY = {"user_split_multi": 4}  # 1 elsewhere
+USER_ORDERS = ("shuffled", "first_time")
+EVAL_TARGETS = ("last", "all_positions")
 HISTORY_SHARE = 0.8  # of an evaluation user's items, the earliest, is history in user_split_multi
 
 
@@ -66,29 +73,40 @@ def split_rows(histories: Histories, config: Any, times: np.ndarray | None = Non
         UserError: the settings are impossible for these data, in one line.
     """
     protocol = config["protocol"] or "eval_args"
-    ratios = config["split_ratio"]
-    minimum = config["min_history"]
-    if protocol == "user_split_multi":
-        split = user_split_multi(histories, ratios, config["split_seed"], min_history=minimum or 4)
-    elif protocol == "user_split_next":
-        split = user_split_next(
-            histories, ratios, config["split_seed"], eval_target=config["eval_target"], min_history=minimum or 1
+    minimum = config["min_history"] or DEFAULT_MIN_HISTORY.get(protocol, 1)
+    if protocol in ("user_split_multi", "user_split_next"):
+        users = split_users(histories, config["split_ratio"], config["split_seed"], config["user_order"])
+        if protocol == "user_split_multi":
+            split = user_split_multi(histories, users, min_history=minimum)
+        else:
+            split = user_split_next(histories, users, eval_target=config["eval_target"], min_history=minimum)
+        refuse_empty(split, normalised_shares(config["split_ratio"], "split_ratio"), "split_ratio")
+    elif protocol == "global_time":
+        split = global_time(
+            histories,
+            _needed(times, "protocol: global_time"),
+            split_time=config["split_time"],
+            ratios=config["split_ratio"],
+            target=config["time_target"],
+            min_history=minimum,
         )
+    elif protocol in PROTOCOLS:
+        split = _recbole_split(histories, config["eval_args"], times)
+        protocol = f"{protocol} {config['eval_args']['split']}"
     else:
-        split = _recbole_split(histories, config, times)
-    logger.info(
-        "protocol %s: %d training, %d validation, %d test rows",
-        protocol,
-        len(split.train),
-        len(split.valid),
-        len(split.test),
-    )
+        raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    _log_split(histories, split, protocol, config["ITEM_ID_FIELD"], minimum)
     return split
 
 
-def _recbole_split(histories: Histories, config: Any, times: np.ndarray | None) -> Split:
+def _needed(times: np.ndarray | None, what: str) -> np.ndarray:
+    if times is None:
+        raise UserError(f"{what} needs the time of each interaction; set TIME_FIELD and load_col")
+    return times
+
+
+def _recbole_split(histories: Histories, settings: Mapping[str, Any], times: np.ndarray | None) -> Split:
     """RecBole's ``eval_args``."""
-    settings = config["eval_args"]
     if settings["order"] != "TO":
         raise UserError(f"eval_args.order must be TO for a sequential model, got {settings['order']!r}")
     ((name, value),) = settings["split"].items()
@@ -97,103 +115,127 @@ def _recbole_split(histories: Histories, config: Any, times: np.ndarray | None) 
     if name == "RS":
         return by_ratio(histories, value, group_by_user=str(settings["group_by"]).lower() == "user")
     if name == "TS":
-        if times is None:
-            raise UserError("eval_args.split {TS: ...} needs the time of each interaction; set TIME_FIELD and load_col")
-        return by_time_ratio(histories, value, times)
+        return by_time_ratio(histories, value, _needed(times, "eval_args.split.TS"))
     raise UserError(f"eval_args.split must be LS, RS or TS, got {name!r}")
 
 
-def split_users(histories: Histories, ratios: Sequence[float], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Users with interactions, shuffled and cut into training, validation and test users.
+def _log_split(histories: Histories, split: Split, protocol: str, item_field: str, min_history: int) -> None:
+    """Numbers of rows, and how many targets are items that no training row has."""
+    rows = (split.train, split.valid, split.test)
+    logger.info("protocol %s: %d training, %d validation, %d test rows", protocol, *map(len, rows))
+    seen = _items_in_training(histories, split.train, item_field, min_history)
+    for name, part in zip(("validation", "test"), rows[1:], strict=True):
+        targets = part.target
+        if part.stop is not None:
+            begin = targets.astype(np.int64)
+            targets = runs(begin, part.stop - begin, histories)
+        unseen = int((~seen[histories.columns[item_field][targets]]).sum())
+        if unseen:
+            logger.info("%d of %d %s targets are items that no training row has", unseen, len(targets), name)
+
+
+def _items_in_training(histories: Histories, train: Rows, item_field: str, min_history: int) -> np.ndarray:
+    """Which items are a target of training or in a history of one, (items,) bool.
+
+    A user's training targets are consecutive in all protocols, and `min_history` items come before the first.
+    """
+    items = histories.columns[item_field]
+    target = np.zeros(len(histories), dtype=bool)
+    target[train.target] = True
+    count = count_by_user(histories, target)
+    covered = np.where(count > 0, count + min_history, 0)
+    seen = np.zeros(int(items.max(initial=0)) + 1, dtype=bool)
+    seen[items[runs(histories.offsets[:-1], covered, histories)]] = True
+    return seen
+
+
+class UserParts(NamedTuple):
+    """Ids of the users of each part, each ascending."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+
+
+def split_users(
+    histories: Histories, ratios: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 1230, order: str = "shuffled"
+) -> UserParts:
+    """Users with interactions, in some order, cut into training, validation and test users; cuts are rounded down.
 
     The shuffle is that of Python's ``random`` on users in the order of their ids, which is that of their first line in
-    the file, and the cuts are rounded down: seed 1230 and 8:1:1 give the users of ComiRec's own script on the same file
-    (THUDM/ComiRec, preprocess/data.py).
+    the file: seed 1230 and 8:1:1 give the users of ComiRec's own script on the same file (THUDM/ComiRec,
+    preprocess/data.py).
 
     Args:
         histories: the interactions.
         ratios: shares of the users; their sum need not be 1.
         seed: seed of the shuffle.
+        order: ``shuffled``, or ``first_time``: by the time of a user's first interaction, so that the users who came
+            last test (DreamRec's chronological split of sessions).
 
-    Returns:
-        ids of training, validation and test users, each ascending.
+    Raises:
+        UserError: no such order, or not three ratios.
     """
+    if order not in USER_ORDERS:
+        raise UserError(f"user_order must be one of {', '.join(USER_ORDERS)}, got {order!r}")
     shares = normalised_shares(ratios, "split_ratio")
-    users = array("q", np.flatnonzero(histories.lengths).tolist())
-    random.Random(seed).shuffle(users)
-    order = np.frombuffer(users, dtype=np.int64) if users else np.zeros(0, dtype=np.int64)
-    first, second = cut_points(len(order), shares)
-    return np.sort(order[:first]), np.sort(order[first:second]), np.sort(order[second:])
+    users = np.flatnonzero(histories.lengths)
+    if order == "shuffled":
+        shuffled = array("q", users.tolist())
+        random.Random(seed).shuffle(shuffled)
+        users = np.array(shuffled, dtype=np.int64)
+    else:
+        users = users[np.argsort(histories.place[histories.offsets[users]], kind="stable")]
+    first, second = cut_points(len(users), shares)
+    return UserParts(np.sort(users[:first]), np.sort(users[first:second]), np.sort(users[second:]))
 
 
-def cut_points(n: int, shares: Sequence[float]) -> tuple[int, int]:
-    """Where the second and the third part of `n` begin, rounded down; 0.7 + 0.2 counts as 0.9."""
-    first, second = (int(round(n * share, 6)) for share in (shares[0], shares[0] + shares[1]))
-    return first, second
-
-
-def user_split_multi(
-    histories: Histories, ratios: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 1230, *, min_history: int = 4
-) -> Split:
-    """Users apart; an evaluation user's first 80 % of items ask for all the others, in one row (ComiRec, REMI, DMI).
+def user_split_multi(histories: Histories, users: UserParts, *, min_history: int = 4) -> Split:
+    """An evaluation user's first 80 % of items ask for all the others, in one row (ComiRec, REMI, DMI).
 
     Training rows are all items of training users with at least `min_history` items before them. A validation or test
     user with n items has the history of its first floor(0.8 n) and all the rest as targets.
 
     Args:
         histories: the interactions.
-        ratios: shares of training, validation and test users.
-        seed: seed of the users' shuffle.
+        users: who trains, validates and tests.
         min_history: items before a training target, at least.
-
-    Raises:
-        UserError: a part gets no row.
     """
-    train, valid, test = split_users(histories, ratios, seed)
-    split = Split(
-        _prefixes(histories, train, min_history),
-        _rest_after_share(histories, valid, "validation"),
-        _rest_after_share(histories, test, "test"),
+    return Split(
+        _prefixes(histories, users.train, min_history),
+        _rest_after_share(histories, users.valid, "validation"),
+        _rest_after_share(histories, users.test, "test"),
     )
-    refuse_empty(split, normalised_shares(ratios, "split_ratio"), "split_ratio")
-    return split
 
 
 def user_split_next(
-    histories: Histories,
-    ratios: Sequence[float] = (0.8, 0.1, 0.1),
-    seed: int = 1230,
-    *,
-    eval_target: str = "last",
-    min_history: int = 1,
+    histories: Histories, users: UserParts, *, eval_target: str = "last", min_history: int = 1
 ) -> Split:
-    """Users apart; an evaluation user's last item is asked for, or each of its items after the first in its own row.
+    """An evaluation user's last item is asked for, or each of its items after the first in a row of its own.
 
     Args:
         histories: the interactions.
-        ratios: shares of training, validation and test users.
-        seed: seed of the users' shuffle.
+        users: who trains, validates and tests.
         eval_target: ``last`` or ``all_positions``.
         min_history: items before a training target, at least.
 
     Raises:
-        UserError: no such target, or a part gets no row.
+        UserError: no such target.
     """
-    if eval_target not in ("last", "all_positions"):
-        raise UserError(f"eval_target must be last or all_positions, got {eval_target!r}")
-    train, valid, test = split_users(histories, ratios, seed)
+    if eval_target not in EVAL_TARGETS:
+        raise UserError(f"eval_target must be one of {', '.join(EVAL_TARGETS)}, got {eval_target!r}")
 
-    def evaluation_rows(users: np.ndarray, name: str) -> Rows:
-        users = _with_history(histories, users, name)
+    def evaluation_rows(ids: np.ndarray, name: str) -> Rows:
+        ids = _with_history(histories, ids, name)
         if eval_target == "all_positions":
-            return _prefixes(histories, users, 1)
-        return positions_of(histories.offsets[users + 1] - 1, histories)
+            return _prefixes(histories, ids, 1)
+        return positions_of(histories.offsets[ids + 1] - 1, histories)
 
-    split = Split(
-        _prefixes(histories, train, min_history), evaluation_rows(valid, "validation"), evaluation_rows(test, "test")
+    return Split(
+        _prefixes(histories, users.train, min_history),
+        evaluation_rows(users.valid, "validation"),
+        evaluation_rows(users.test, "test"),
     )
-    refuse_empty(split, normalised_shares(ratios, "split_ratio"), "split_ratio")
-    return split
 
 
 def one_row_per_user(rows: Rows, histories: Histories, generator: torch.Generator) -> np.ndarray:
@@ -218,8 +260,16 @@ def one_row_per_user(rows: Rows, histories: Histories, generator: torch.Generato
 
 
 def _prefixes(histories: Histories, users: np.ndarray, min_history: int) -> Rows:
-    """Every item of `users` with at least `min_history` items before it."""
+    """Every item of `users` with at least `min_history` items before it; training users without one are counted."""
     count = np.maximum(histories.lengths[users] - min_history, 0)
+    without = int((count == 0).sum())
+    if without:
+        logger.info(
+            "%d of %d training users have no row: no item of theirs has %d before it (min_history)",
+            without,
+            len(users),
+            min_history,
+        )
     return Rows(runs(histories.offsets[users] + min_history, count, histories))
 
 

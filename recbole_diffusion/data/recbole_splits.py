@@ -11,6 +11,7 @@ Shapes: N interactions, U users, V users with at least one example, R rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -98,8 +99,8 @@ def by_ratio(histories: Histories, ratios: Sequence[float], group_by_user: bool)
         )
     else:
         order = _examples_by_time(histories)
-        first, second = (int(cut[0]) for cut in _cuts(np.array([len(order)]), shares))
-        split = Split(Rows(order[:first]), Rows(order[first:second]), Rows(order[second:]))
+        train, earlier = (int(cut[0]) for cut in _cuts(np.array([len(order)]), shares))
+        split = Split(Rows(order[:train]), Rows(order[train:earlier]), Rows(order[earlier:]))
     refuse_empty(split, shares, "eval_args.split.RS")
     return split
 
@@ -124,7 +125,7 @@ def by_time_ratio(histories: Histories, ratios: Sequence[float], times: np.ndarr
         raise UserError("no user has two interactions, so there is no example to split; relax user_inter_num_interval")
     # Between two neighbouring times the interpolated boundary decides like the lower of them. Interpolating would take
     # whole numbers to float64, in which neighbours above 2**53 are one.
-    method = "linear" if times.dtype.kind == "f" else "lower"
+    method: Literal["linear", "lower"] = "linear" if times.dtype.kind == "f" else "lower"
     boundary = np.percentile(times[example], 100 * (1 - shares[2]), method=method)
     begin, count = _examples_by_user(histories)
     example &= times <= boundary
@@ -162,6 +163,12 @@ def normalised_shares(ratios: Sequence[float], key: str) -> list[float]:
         )
     total = sum(numbers)
     return [ratio / total for ratio in numbers]
+
+
+def cut_points(n: int, shares: Sequence[float]) -> tuple[int, int]:
+    """Where the second and the third part of `n` begin, rounded down; 0.7 + 0.2 counts as 0.9."""
+    first, second = (int(round(n * share, 6)) for share in (shares[0], shares[0] + shares[1]))
+    return first, second
 
 
 def refuse_empty(split: Split, shares: Sequence[float], key: str) -> None:
