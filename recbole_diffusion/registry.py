@@ -279,6 +279,9 @@ def register() -> None:
     compat.apply_patches()
     from recbole.config import Config
 
+    from recbole_diffusion.evaluation.recbole_metrics import register_metrics
+
+    register_metrics()
     models = our_models()
     for name, model_class in models.items():
         _injected_module(name, model_class)

@@ -1,37 +1,201 @@
-"""Collecting ranks during full-ranking evaluation, without RecBole's dense matrix of positives.
+"""What an evaluation keeps of each batch: ids and counts, never scores; and the metrics made of it at the end.
 
-RecBole's collector builds a (B, V) integer matrix of positives and takes the top k twice. Where every row has exactly
-one positive (next-item evaluation), comparing the k retrieved ids with it gives the same result.
+RecBole's collector takes the top k of a batch twice and builds a (B, V) integer matrix of positives. This one keeps the
+k best items and the targets of every row. Metrics of rows are computed from these, vectorised
+(`recbole_diffusion.evaluation.metrics`); every other metric (coverage, Gini, popularity, GAUC, a user's own) is
+RecBole's, from the resources that RecBole's collector would have left.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from recbole.evaluator import Collector
+from recbole.evaluator import Collector, Evaluator
+from recbole.evaluator.collector import DataStruct
+from recbole.evaluator.register import metric_information
 from torch import Tensor
+
+from recbole_diffusion.evaluation.metrics import ROW_METRICS, Ranking, popularity_numbers, row_metrics
+from recbole_diffusion.evaluation.ranking import Pairs, RankedRows, TargetCounts, by_row, rank_scores
+from recbole_diffusion.evaluation.recbole_metrics import RANKING, register_metrics
+
+logger = logging.getLogger(__name__)
+
+_VECTORISED = {name.lower() for name in ROW_METRICS}
+_VECTORISED_MODULES = ("recbole.evaluator.metrics", "recbole_diffusion.evaluation.recbole_metrics")
+
+
+@dataclass(frozen=True)
+class EvaluatedRows:
+    """One evaluation row by row.
+
+    Attributes:
+        ranking: best items and targets of the R rows.
+        metrics: "<name>@<k>" -> (R,) float64; their means are what is reported.
+        target_ranks: (T,) rank of each target among all items, 0 where it was not ranked; None where not counted.
+        users: (R,) internal user ids; None where the data have none.
+    """
+
+    ranking: Ranking
+    metrics: dict[str, np.ndarray]
+    target_ranks: np.ndarray | None
+    users: np.ndarray | None
 
 
 class RankCollector(Collector):
-    """RecBole's collector; same results, less work for one positive a row."""
+    """RecBole's collector, fed with ranked rows.
+
+    Attributes:
+        k: how many of the best items of a row to keep.
+        counts_targets: whether the items above each target must be counted (GAUC, ranks for `save_per_user`).
+    """
+
+    def __init__(self, config: Any) -> None:
+        register_metrics()
+        super().__init__(config)
+        self.k = max(self.topk)
+        self.counts_targets = bool(self.register.need("rec.meanrank") or config["save_per_user"])
+        self.set_ids: np.ndarray | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._items: list[np.ndarray] = []
+        self._targets: list[np.ndarray] = []
+        self._n_targets: list[np.ndarray] = []
+        self._counts: list[TargetCounts] = []
+        self._users: list[np.ndarray] = []
+
+    def data_collect(self, train_data: Any) -> None:
+        """What metrics need of the data: RecBole's counters, and the numbers of items for `NDCGSetOrder`."""
+        super().data_collect(train_data)
+        if self.register.has_metric("NDCGSetOrder"):
+            histories = getattr(train_data.dataset, "histories", None)
+            if histories is None:
+                logger.info("NDCGSetOrder: items are numbered as they first appear, not by popularity")
+                return
+            items = histories.columns[self.config["ITEM_ID_FIELD"]]
+            self.set_ids = popularity_numbers(np.bincount(items, minlength=train_data.dataset.item_num))
+
+    # a batch ---------------------------------------------------------------------------------------------------------
+
+    def collect(self, ranked: RankedRows, targets: Pairs, users: Tensor | None = None) -> None:
+        """Keep a batch.
+
+        Args:
+            ranked: its rows, ranked; with counts of the targets where `counts_targets`.
+            targets: row and item of each target, in order of rows (`ranking.by_row`) as `ranked` counted them.
+            users: (B,) user ids of the rows.
+
+        Raises:
+            ValueError: the targets are not in order of rows.
+        """
+        row, item = (part.cpu().numpy() for part in targets)
+        if (row[1:] < row[:-1]).any():
+            raise ValueError("targets are not in order of rows")
+        self._items.append(ranked.items)
+        self._targets.append(item.astype(np.int32))
+        self._n_targets.append(np.bincount(row, minlength=len(ranked.items)))
+        if ranked.counts is not None:
+            self._counts.append(ranked.counts)
+        if users is not None:
+            self._users.append(users.cpu().numpy())
 
     def eval_batch_collect(
         self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor
     ) -> None:
-        """Collect a batch: scores (B, V), positives as (row, item) pairs."""
-        needs = [need for need in ("rec.items", "rec.topk") if self.register.need(need)]
-        others = any(self.register.need(need) for need in ("rec.meanrank", "rec.score", "data.label"))
-        rows = scores_tensor.shape[0]
-        one_each = positive_u.shape[0] == rows and bool((positive_u.cpu() == torch.arange(rows)).all())
-        if others or not one_each:
+        """RecBole's way in: scores (B, V) of a batch, -inf where an item is not ranked, and (row, item) of targets.
+
+        Scores of labelled lines, one each, are kept as RecBole keeps them.
+        """
+        if any(self.register.need(need) for need in ("rec.score", "data.label")):
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return
-        if not needs:
-            return
-        top = torch.topk(scores_tensor, max(self.topk), dim=-1).indices
-        if "rec.items" in needs:
-            self.data_struct.update_tensor("rec.items", top)
-        if "rec.topk" in needs:
-            hits = (top == positive_i.to(top.device)[:, None]).to(torch.int)
-            self.data_struct.update_tensor("rec.topk", torch.cat((hits, hits.new_ones(rows, 1)), dim=1))
+        targets = by_row((positive_u, positive_i))
+        self.collect(rank_scores(scores_tensor, self.k, targets if self.counts_targets else None), targets)
+
+    # all of them -----------------------------------------------------------------------------------------------------
+
+    def get_data_struct(self) -> DataStruct:
+        """The resources of all batches, as RecBole's evaluator takes them; the next evaluation starts empty."""
+        return self._resources({"rec.items", "rec.topk", "rec.meanrank"}, self.ranking())
+
+    def ranking(self) -> Ranking | None:
+        """All batches in one; None where none was collected."""
+        if not self._items:
+            return None
+        n_targets = np.concatenate(self._n_targets)
+        offsets = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(n_targets)))
+        return Ranking(
+            np.concatenate(self._items),
+            np.concatenate(self._targets),
+            offsets,
+            bool(self.config["label_repeats"]),
+            self.set_ids,
+        )
+
+    def _resources(self, needs: Iterable[str], ranking: Ranking | None) -> DataStruct:
+        """RecBole's resources among `needs`, and the ranking."""
+        struct = DataStruct()
+        kept: dict[str, Any] = self.data_struct._data_dict
+        for name, value in kept.items():
+            struct.set(name, value.cpu() if isinstance(value, Tensor) else value)
+        for name in ("rec.score", "data.label"):
+            kept.pop(name, None)
+        if ranking is not None:
+            struct.set(RANKING, ranking)
+            if "rec.items" in needs:
+                struct.set("rec.items", torch.from_numpy(ranking.items).long())
+            if "rec.topk" in needs:
+                hits = np.concatenate((ranking.hits, ranking.labels[:, None]), axis=1).astype(np.int32)
+                struct.set("rec.topk", torch.from_numpy(hits))
+            if "rec.meanrank" in needs and self._counts:
+                struct.set("rec.meanrank", torch.from_numpy(self._mean_ranks(ranking, TargetCounts.join(self._counts))))
+        self._forget()
+        return struct
+
+    @staticmethod
+    def _mean_ranks(ranking: Ranking, counts: TargetCounts) -> np.ndarray:
+        """(R, 3) for GAUC: sum of the mean ranks of different targets, items ranked, different targets."""
+        keys = np.stack((ranking.target_rows, ranking.targets), axis=1)
+        first = np.unique(keys, axis=0, return_index=True)[1]
+        mean_rank = counts.above[first] + (counts.level[first] + 1) / 2
+        total = np.bincount(ranking.target_rows[first], weights=mean_rank, minlength=len(ranking))
+        return np.stack((total, counts.candidates, ranking.labels), axis=1).astype(np.float64)
+
+    def evaluated(self, evaluator: Evaluator) -> tuple[dict[str, float], EvaluatedRows | None]:
+        """The metrics of all batches, rounded as RecBole rounds them, and the rows behind them.
+
+        Args:
+            evaluator: RecBole's, with the metrics of the configuration.
+
+        Returns:
+            name -> mean; the rows (None without a ranking). The next evaluation starts empty.
+        """
+        ranking = self.ranking()
+        users = np.concatenate(self._users) if self._users else None
+        ranks = TargetCounts.join(self._counts).ranks if self._counts else None
+        own = [name for name in evaluator.metrics if ranking is not None and _is_vectorised(name, evaluator)]
+        needs = {need for name in evaluator.metrics if name not in own for need in metric_information[name]}
+        struct = self._resources(needs, ranking)
+        rows = None
+        if ranking is not None:
+            rows = EvaluatedRows(ranking, row_metrics(ranking, own, self.topk), ranks, users)
+        result: dict[str, float] = {}
+        for name in evaluator.metrics:
+            if rows is None or name not in own:
+                result.update(evaluator.metric_class[name].calculate_metric(struct))
+                continue
+            for k in self.topk:
+                key = f"{name}@{k}"
+                result[key] = round(float(rows.metrics[key].mean()), self.config["metric_decimal_place"])
+        return {key: float(value) for key, value in result.items()}, rows
+
+
+def _is_vectorised(name: str, evaluator: Evaluator) -> bool:
+    """Whether a metric is RecBole's or ours and computed here; a user may have put another under its name."""
+    return name in _VECTORISED and type(evaluator.metric_class[name]).__module__ in _VECTORISED_MODULES

@@ -5,6 +5,7 @@ run.log                 what was logged
 metrics.csv             one line an epoch: training loss, learning rate, seconds, validation metrics
 best/model.safetensors  weights of the best validation; best/model.json says the same facts for people
 last/checkpoint.state   weights, optimiser, scheduler and generators at the end of the last epoch, to resume from
+per_user/               valid.parquet and test.parquet: results row by row, with save_per_user
 result.json             metrics, data fingerprint, versions, wall time, device
 """
 
@@ -119,6 +120,10 @@ class RunFolder:
     def last(self) -> Path:
         """The checkpoint to resume from."""
         return self.path / "last" / LAST_FILE
+
+    def per_user(self, split: str) -> Path:
+        """Results of the rows of valid or test."""
+        return self.path / "per_user" / f"{split}.parquet"
 
     @property
     def result(self) -> Path:
