@@ -12,10 +12,7 @@ where it was given. Reading a key that is in no layer still gives None, as RecBo
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import functools
-import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +24,17 @@ from recbole.config import Config
 
 from recbole_diffusion import compat
 from recbole_diffusion.config_files import COMMAND_LINE, CONFIG_ARGUMENT, Layer, Loader, Overrides, read_yaml
-from recbole_diffusion.config_values import CHECKS, NotAllowedError, check_like, model_options
+from recbole_diffusion.config_keys import (
+    COMPUTED_KEYS,
+    DECISION_TREE_KEYS,
+    KEYS_WITHOUT_DEFAULT,
+    TRANSFORM_KEYS,
+    keys_read_by_model,
+    recbole_argument_names,
+)
+from recbole_diffusion.config_options import model_options, options_layer
+from recbole_diffusion.config_protocols import settle_protocol
+from recbole_diffusion.config_values import CHECKS, NotAllowedError, check_like
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import (
     ModelEntry,
@@ -44,51 +51,11 @@ __all__ = [
     "CONFIG_ARGUMENT",
     "Overrides",
     "RunConfig",
-    "keys_read_by",
     "model_options",
     "properties_directory",
     "read_yaml",
 ]
 
-# Keys that RecBole's code outside its models reads although none of its YAMLs for all models has them. A test scans
-# RecBole's sources and fails when one is missing here.
-KEYS_WITHOUT_DEFAULT: dict[str, str] = {
-    "encoding": "text encoding of the atomic files",
-    "tail_ratio": "share of items that the metric TailPercentage counts as tail",
-}
-TRANSFORM_KEYS: dict[str, tuple[str, ...]] = {
-    "mask_itemseq": ("mask_ratio", "ft_ratio"),
-    "crop_itemseq": ("eta",),
-    "reorder_itemseq": ("beta",),
-}
-DECISION_TREE_KEYS = ("convert_token_to_onehot", "token_num_threshold", "xgb_early_stopping_rounds")
-# Keys that are worked out while a configuration is built or a transform runs, or that only RecBole's own launcher sets.
-COMPUTED_KEYS: dict[str, str] = {
-    "MODEL_TYPE": "it follows from the model",
-    "MODEL_INPUT_TYPE": "it follows from the model",
-    "eval_type": "it follows from metrics",
-    "valid_neg_sample_args": "set eval_args: {mode: ...}",
-    "test_neg_sample_args": "set eval_args: {mode: ...}",
-    "device": "set use_gpu and gpu_id",
-    "single_spec": "a run is one process",
-    "local_rank": "a run is one process",
-    "world_size": "a run is one process",
-    "nproc": "a run is one process",
-    "offset": "a run is one process",
-    "ip": "a run is one process",
-    "port": "a run is one process",
-    "neg_sampling": "RecBole replaced it with train_neg_sample_args",
-    "training_neg_sample_num": "RecBole replaced it with train_neg_sample_args: {sample_num: ...}",
-    "config_file": "set --config_files",
-    "MASK_ITEM_SEQ": "the transform sets it",
-    "POS_ITEMS": "the transform sets it",
-    "NEG_ITEMS": "the transform sets it",
-    "MASK_INDEX": "the transform sets it",
-    "INVERSE_ITEM_SEQ": "the transform sets it",
-    "CROP_ITEM_SEQ": "the transform sets it",
-    "CROP_ITEM_SEQ_LEN": "the transform sets it",
-    "REORDER_ITEM_SEQ": "the transform sets it",
-}
 METRICS_WITHOUT_CUTOFF = ("auc", "gauc", "logloss", "mae", "rmse")
 # Keys of RecBole's caches, and the only value that a run takes: datasets are read anew, nothing is unpickled.
 NO_CACHE: dict[str, Any] = {
@@ -138,7 +105,7 @@ class RunConfig(Config):
         self.model_class = self.entry.model_class
         self.dataset = chosen_dataset
         self.yaml_loader = Loader
-        self.parameters = _recbole_argument_names()
+        self.parameters = recbole_argument_names()
 
         defaults = self._default_layers()
         self._origins: dict[str, str] = {}
@@ -166,7 +133,7 @@ class RunConfig(Config):
         files += [recbole / "quick_start_config" / name for name in self._family_files()]
         layers = [read_yaml(path) for path in files if path.is_file()]
 
-        model_layers = [_options_layer(self.entry.options_class)] if self.entry.options_class is not None else []
+        model_layers = [options_layer(self.entry.options_class)] if self.entry.options_class is not None else []
         model_file = default_file(self.model_class)
         if model_file is not None:
             model_layers.append(read_yaml(model_file))
@@ -207,7 +174,7 @@ class RunConfig(Config):
         """Every key that may be set for this model."""
         from recbole.utils import ModelType
 
-        known = {"model", "dataset", *KEYS_WITHOUT_DEFAULT, *_keys_read_by_model(self.model_class), *self._defaults}
+        known = {"model", "dataset", *KEYS_WITHOUT_DEFAULT, *keys_read_by_model(self.model_class), *self._defaults}
         known.update(self._option_names())
         known.update(key for names in self.parameters.values() for key in names)
         transform = self.external_config_dict.get("transform", self._defaults.get("transform"))
@@ -286,6 +253,9 @@ class RunConfig(Config):
         # RecBole would fill a partial eval_args with a random split by ratio, whatever the files below say.
         values["eval_args"] = {**self._defaults["eval_args"], **values["eval_args"]}
         sequential = self.model_class.type == ModelType.SEQUENTIAL
+        settle_protocol(
+            values, self._defaults, self.external_config_dict, self.origin, sequential=sequential, model=self.model
+        )
         of_this_package = any(base.__module__.split(".")[0] == "recbole_diffusion" for base in self.model_class.__mro__)
         cross_entropy = values.get("loss_type") == "CE" and not hasattr(self.model_class, "input_type")
         if sequential and (cross_entropy or of_this_package):
@@ -422,71 +392,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__qualname__") and hasattr(value, "__module__"):
         return f"{value.__module__}:{value.__qualname__}"
     return str(value)
-
-
-def _options_layer(options_class: type) -> Layer:
-    """The defaults that a model's dataclass of options declares."""
-    if not dataclasses.is_dataclass(options_class):
-        raise UserError(f"{options_class.__qualname__} must be a frozen dataclass, it is a model's Options")
-    values: dict[str, Any] = {}
-    for option in dataclasses.fields(options_class):
-        if option.default is not dataclasses.MISSING:
-            values[option.name] = option.default
-        elif option.default_factory is not dataclasses.MISSING:
-            values[option.name] = option.default_factory()
-    return Layer(values, dict.fromkeys(values, f"{options_class.__module__}:{options_class.__qualname__}"))
-
-
-def _recbole_argument_names() -> dict[str, list[str]]:
-    """RecBole's lists of keys by category, as copies (its own Config extends the originals in place)."""
-    from recbole.utils import dataset_arguments, evaluation_arguments, general_arguments, training_arguments
-
-    return {
-        "General": list(general_arguments),
-        "Training": list(training_arguments),
-        "Evaluation": list(evaluation_arguments),
-        "Dataset": list(dataset_arguments),
-    }
-
-
-def _string_constant(node: ast.AST) -> str | None:
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
-
-
-def _is_config(node: ast.AST) -> bool:
-    name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-    return name == "cfg" or name.endswith("config")
-
-
-def keys_read_by(source: str) -> set[str]:
-    """Keys that Python source reads from a configuration: ``config["k"]``, ``config.get("k")``, ``"k" in config``."""
-    keys: set[str | None] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Subscript) and _is_config(node.value):
-            keys.add(_string_constant(node.slice))
-        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
-            keys.add(_string_constant(node.left) if _is_config(node.comparators[0]) else None)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_config(node.func.value):
-            keys.add(_string_constant(node.args[0]) if node.func.attr == "get" and node.args else None)
-    return {key for key in keys if key is not None}
-
-
-@functools.cache
-def _keys_read_by_model(model_class: type) -> frozenset[str]:
-    """Keys that the modules defining a model and the recommenders it derives from read.
-
-    Without source at hand (an interactive session) there is nothing to scan: the class declares its keys as Options.
-    """
-    keys: set[str] = set()
-    for base in model_class.__mro__:
-        module = inspect.getmodule(base)
-        if module is None or module.__name__.split(".")[0] in ("torch", "builtins", "abc", "typing"):
-            continue
-        # RecBole's abstract classes share one module, and a sequential model does not read what a context model reads.
-        abstract = module.__name__ == "recbole.model.abstract_recommender"
-        try:
-            source = inspect.getsource(base) if abstract else inspect.getsource(module)
-            keys |= keys_read_by(source)
-        except (OSError, TypeError, SyntaxError):
-            continue
-    return frozenset(keys)

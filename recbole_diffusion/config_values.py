@@ -1,4 +1,4 @@
-"""What values a configuration's keys may have: checks for RecBole's keys and ours; a model's own keys as a dataclass.
+"""What values a configuration's keys may have: checks for RecBole's keys and ours.
 
 A check takes a value and returns it (normalised: one metric becomes a list of one), or raises :class:`NotAllowedError`
 with what would have been allowed; whoever calls it adds the key, the value and where it was given.
@@ -6,18 +6,14 @@ with what would have been allowed; whoever calls it adds the key, the value and 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
-import types
-import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, Union
+from typing import Any
 
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.dates import moment
 from recbole_diffusion.registry import nearest
 
-OptionsType = TypeVar("OptionsType")
 Check = Callable[[Any], Any]
 
 
@@ -251,6 +247,11 @@ def _two_times(value: Any) -> list[int | float | str] | None:
     times = list(value) if isinstance(value, (list, tuple)) else []
     if len(times) != 2 or any(isinstance(time, bool) or not isinstance(time, (int, float, str)) for time in times):
         raise NotAllowedError("[first time of validation, first time of test], numbers or dates such as 2014-09-01")
+    for time in times:
+        try:
+            moment(time)
+        except ValueError as error:
+            raise NotAllowedError(f"two numbers or dates such as 2014-09-01 ({error})") from None
     return times
 
 
@@ -373,95 +374,3 @@ def check_like(default: Any) -> Check:
     if isinstance(default, dict):
         return mapping(none=True)
     return lambda value: value
-
-
-def fit(value: Any, hint: Any) -> Any:
-    """``value`` as the type ``hint`` of a dataclass field.
-
-    Raises:
-        NotAllowedError: it is not one.
-    """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or hint is object:
-        return value
-    if origin is Literal:
-        for allowed_value in arguments:
-            if type(allowed_value) is type(value) and allowed_value == value:
-                return allowed_value
-        names = [str(allowed_value) for allowed_value in arguments]
-        near = nearest(value, names) if isinstance(value, str) else None
-        raise NotAllowedError("one of " + ", ".join(names) + (f" (did you mean '{near}'?)" if near else ""))
-    if origin in (Union, types.UnionType):
-        allowed = []
-        for member in arguments:
-            try:
-                return fit(value, member)
-            except NotAllowedError as error:
-                allowed.append(str(error))
-        raise NotAllowedError(" or ".join(allowed))
-    if hint is type(None):
-        if value is None:
-            return None
-        raise NotAllowedError("~")
-    if hint is float:
-        return float(number()(value))
-    if hint in (list, tuple) or origin in (list, tuple):
-        return _fit_sequence(value, origin or hint, arguments)
-    simple: dict[Any, Check] = {bool: boolean(), int: integer(), str: text()}
-    if hint in simple:
-        return simple[hint](value)
-    if hint is dict or origin in (dict, Mapping):
-        return mapping()(value)
-    if origin is not None or not isinstance(hint, type) or isinstance(value, hint):
-        return value
-    raise NotAllowedError(f"a {hint.__name__}")
-
-
-def _fit_sequence(value: Any, kind: Any, arguments: tuple[Any, ...]) -> Any:
-    entries = sequence()(value)
-    fixed = kind is tuple and bool(arguments) and arguments[-1] is not Ellipsis
-    if fixed and len(entries) != len(arguments):
-        raise NotAllowedError(f"a list of {len(arguments)} values")
-    hints = arguments if fixed else [arguments[0] if arguments else Any] * len(entries)
-    try:
-        return kind(fit(entry, hint) for entry, hint in zip(entries, hints, strict=True))
-    except NotAllowedError as error:
-        raise NotAllowedError(f"a list whose entries are {error}") from None
-
-
-def model_options(options_class: type[OptionsType], config: Any) -> OptionsType:
-    """A model's own keys from the configuration, as the frozen dataclass that the model declares them in.
-
-    Field types may be ``int``, ``float`` (an integer will do), ``bool``, ``str``, ``Literal``, ``Optional`` and unions
-    of these, lists and tuples of them, ``dict``. A field without default must be in the configuration. A ``ValueError``
-    from the dataclass's own ``__post_init__`` is passed on as the person's mistake.
-
-    Args:
-        options_class: the dataclass.
-        config: a :class:`~recbole_diffusion.config.RunConfig`, RecBole's ``Config``, or a dict.
-
-    Raises:
-        UserError: a key is missing or its value does not fit; names the key, what it got, what is allowed.
-    """
-    hints = typing.get_type_hints(options_class)
-    where = getattr(config, "origin", None)
-    arguments: dict[str, Any] = {}
-    for option in dataclasses.fields(typing.cast(Any, options_class)):
-        if not option.init:
-            continue
-        if option.name not in config:
-            if option.default is dataclasses.MISSING and option.default_factory is dataclasses.MISSING:
-                raise UserError(f"key '{option.name}' is not set and {options_class.__qualname__} needs it")
-            continue
-        value = config[option.name]
-        try:
-            arguments[option.name] = fit(value, hints[option.name])
-        except NotAllowedError as error:
-            origin = f" ({where(option.name)})" if callable(where) else ""
-            raise UserError(f"{option.name} must be {error}, got {value!r}{origin}") from None
-    try:
-        return options_class(**arguments)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from error

@@ -17,17 +17,9 @@ import torch
 import yaml
 
 from recbole_diffusion import config as config_module
-from recbole_diffusion.config import (
-    COMMAND_LINE,
-    COMPUTED_KEYS,
-    DECISION_TREE_KEYS,
-    TRANSFORM_KEYS,
-    Overrides,
-    RunConfig,
-    keys_read_by,
-    model_options,
-)
+from recbole_diffusion.config import COMMAND_LINE, Overrides, RunConfig, model_options
 from recbole_diffusion.config_files import parse_value, read_yaml
+from recbole_diffusion.config_keys import COMPUTED_KEYS, DECISION_TREE_KEYS, TRANSFORM_KEYS, keys_read_by
 from recbole_diffusion.config_values import CHECKS
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import OUR_MODEL_NAMES, our_models, properties_directory, recbole_directory

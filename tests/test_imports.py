@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compat": {"errors"},
     "registry": {"compat", "config_files", "errors"},
     "config_values": {"dates", "registry"},
-    "config_options": {"config_values", "registry", "errors"},
+    "config_options": {"config_files", "config_values", "registry", "errors"},
     "config_keys": set(),
     "config_protocols": {"dates", "errors"},
     "config": SETTINGS - {"config"},

@@ -1,0 +1,134 @@
+"""How rows become training, validation and test: which keys each protocol reads, and which of two keys wins.
+
+`protocol` names a protocol; RecBole's own `eval_args.split` goes with the protocols `leave_one_out` and `eval_args`.
+What contradicts itself is refused in one line, and so is a key that the chosen protocol does not read: docs/protocols.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from recbole_diffusion.dates import moment
+from recbole_diffusion.errors import UserError
+
+LEAVE_ONE_OUT = {"LS": "valid_and_test"}
+
+KEYS_OF_PROTOCOL: dict[str, tuple[str, ...]] = {
+    "leave_one_out": (),
+    "user_split_multi": ("split_ratio", "user_order", "split_seed", "min_history", "one_cut_per_user"),
+    "user_split_next": ("split_ratio", "user_order", "split_seed", "min_history", "eval_target"),
+    "global_time": ("split_ratio", "split_time", "min_history", "time_target"),
+    "eval_args": (),
+}
+"""The protocols, and the keys that each one reads beside eval_args.mode and filter_seen."""
+
+OF_RECBOLE = ("leave_one_out", "eval_args")
+
+
+def settle_protocol(
+    values: dict[str, Any],
+    defaults: Mapping[str, Any],
+    given: Mapping[str, Any],
+    origin: Callable[[str], str],
+    *,
+    sequential: bool,
+    model: str,
+) -> None:
+    """Make `protocol`, `eval_args`, `filter_seen` and their companions say one thing, or refuse them.
+
+    * Only one of `protocol` and `eval_args.split` is given: it wins. A split other than leave-one-out means
+      ``protocol: eval_args``.
+    * `filter_seen` of a model that is not sequential follows from RecBole's key `repeatable`, which also decides from
+      which items it draws negatives.
+
+    Args:
+        values: the final values of all keys; changed in place.
+        defaults: those of the layers below the person's.
+        given: what the person gave, in files or overrides.
+        origin: where a key was given.
+        sequential: whether the model is.
+        model: its name, for messages.
+
+    Raises:
+        UserError: a contradiction, a key that the protocol does not read, a protocol that the model cannot have.
+    """
+    _choose(values, given, origin)
+    protocol = values["protocol"]
+
+    def refuse(key: str, reason: str) -> UserError:
+        return UserError(f"{key}: {values[key]} ({origin(key)}) {reason}")
+
+    if not sequential:
+        if protocol not in OF_RECBOLE:
+            raise refuse("protocol", f"needs a sequential model, {model} has {' or '.join(OF_RECBOLE)}")
+        _follow_repeatable(values, given, origin, model)
+    elif values["eval_args"]["order"] != "TO":
+        raise refuse("eval_args", f"must have order TO: {model} is sequential, its histories are in order of time")
+    if protocol not in OF_RECBOLE and values.get("benchmark_filename"):
+        raise refuse("protocol", "cannot be had with benchmark_filename, whose files are the split; leave one out")
+    for key in dict.fromkeys(key for keys in KEYS_OF_PROTOCOL.values() for key in keys):
+        if key in given and key not in KEYS_OF_PROTOCOL[protocol] and values[key] != defaults[key]:
+            readers = [name for name, keys in KEYS_OF_PROTOCOL.items() if key in keys]
+            raise refuse(key, f"is read by protocol {' or '.join(readers)}, not by {protocol}; leave it out")
+    if protocol == "global_time" and values["split_time"] is not None:
+        if "split_ratio" in given and values["split_ratio"] != defaults["split_ratio"]:
+            raise refuse("split_ratio", "cannot be given together with split_time; leave one out")
+        first, second = map(moment, values["split_time"])
+        if second < first:
+            raise refuse("split_time", "must begin test no earlier than validation")
+    mode = values["eval_args"]["mode"]
+    if any(one != "full" for one in (mode.values() if isinstance(mode, Mapping) else [mode])):
+        if protocol == "user_split_multi" or (protocol == "global_time" and values["time_target"] == "all"):
+            raise refuse("eval_args", f"must have mode full: rows of protocol {protocol} have several targets")
+        if sequential and values["filter_seen"]:
+            raise refuse("filter_seen", "needs eval_args.mode full: sampled items are ranked as they are drawn")
+
+
+def _choose(values: dict[str, Any], given: Mapping[str, Any], origin: Callable[[str], str]) -> None:
+    """Settle `protocol` and `eval_args.split`: what a person gave wins, then a dataset's protocol."""
+    protocol, split = values["protocol"], values["eval_args"]["split"]
+    leaves_one_out = "LS" in split
+    if protocol == "eval_args" or (protocol == "leave_one_out" and leaves_one_out):
+        return
+    protocol_given, split_given = "protocol" in given, "split" in given.get("eval_args", {})
+    if protocol_given and split_given and split != LEAVE_ONE_OUT:
+        raise UserError(
+            f"protocol: {protocol} ({origin('protocol')}) and eval_args.split: {split} ({origin('eval_args')}) "
+            "contradict each other; leave one out"
+        )
+    if protocol_given:
+        if protocol == "leave_one_out":
+            values["eval_args"]["split"] = dict(LEAVE_ONE_OUT)
+    elif split_given or protocol == "leave_one_out":
+        values["protocol"] = "leave_one_out" if leaves_one_out else "eval_args"
+
+
+def _follow_repeatable(
+    values: dict[str, Any], given: Mapping[str, Any], origin: Callable[[str], str], model: str
+) -> None:
+    follows = not values["repeatable"]
+    if "filter_seen" in given and values["filter_seen"] is not follows:
+        raise UserError(
+            f"filter_seen: {values['filter_seen']} ({origin('filter_seen')}) contradicts repeatable: "
+            f"{values['repeatable']}; {model} is not sequential, set repeatable: {not values['repeatable']} instead"
+        )
+    values["filter_seen"] = follows
+
+
+def protocol_facts(config: Any) -> dict[str, Any]:
+    """What a result must say for its numbers to be compared: the protocol and all that it read.
+
+    Args:
+        config: the configuration of the run.
+    """
+    protocol = config["protocol"] or "eval_args"
+    keys = ["eval_args", *KEYS_OF_PROTOCOL[protocol], "filter_seen", "repeatable"]
+    facts = {"protocol": protocol, **{key: config[key] for key in keys}}
+    if protocol not in OF_RECBOLE:
+        facts["eval_args"] = {"mode": config["eval_args"]["mode"]}  # the rest of it is not read
+    if facts.get("user_order") == "first_time":
+        del facts["split_seed"]
+    if facts.get("split_time") is not None:
+        del facts["split_ratio"]
+    return facts
