@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.data.utils import data_preparation
 from recbole.utils import init_seed
 
 from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.data.loading import prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import check_same_data, code_version, data_fingerprint, device_name, package_versions
@@ -220,7 +220,7 @@ def _logged(
     logger.info("%s on %s, device %s, folder %s", entry.name, config["dataset"], device_name(device), folder.path)
     init_seed(config["seed"], config["reproducibility"])
     dataset = checked_dataset(entry.dataset_class)(config)
-    train_data, valid_data, test_data = data_preparation(config, dataset)
+    train_data, valid_data, test_data = prepare_loaders(config, dataset)
     fingerprint = data_fingerprint(Path(config["data_path"]), dataset)
     _log_dataset(dataset, train_data, valid_data, test_data)
     if max(config["topk"]) > dataset.item_num - 1:

@@ -36,8 +36,9 @@ class Histories:
     Attributes:
         offsets: (U + 1,) int64; user u owns the interactions offsets[u] .. offsets[u + 1] - 1.
         columns: name of a field -> (N,) or (N, ...); token fields in the narrowest integer type.
-        place: (N,) rank of each interaction in the order of time of all users. By exact time each has a rank of its own,
-            equal times in the order of the file; with `time_precision: float32` equal times share a rank.
+        place: (N,) rank of each interaction in the order of time of all users; equal times in the order of the file
+            (with `time_precision: float32` by user, then in the order of the file, as in RecBole). Only splitting needs
+            it; afterwards it may be empty.
     """
 
     offsets: np.ndarray
@@ -57,6 +58,10 @@ class Histories:
         """The owner of each position, (R,) int64."""
         return np.searchsorted(self.offsets, positions, side="right") - 1
 
+    def without_place(self) -> Histories:
+        """The same histories for use after splitting: `place` is empty."""
+        return Histories(self.offsets, self.columns, np.empty(0, dtype=self.place.dtype))
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
@@ -64,24 +69,20 @@ class Histories:
         return sum(array.nbytes for array in arrays)
 
 
-def group_by_user(
-    users: np.ndarray, columns: Mapping[str, np.ndarray], n_users: int, place: np.ndarray | None = None
-) -> Histories:
+def group_by_user(users: np.ndarray, columns: Mapping[str, np.ndarray], n_users: int) -> Histories:
     """Sort interactions that are in order of time by user, the order of time kept.
 
     Args:
         users: (N,) user id of each interaction, interactions in order of time.
         columns: the other fields, same order.
         n_users: number of user ids, the padding id 0 included.
-        place: (N,) rank in time of each interaction; None ranks them as they stand.
     """
     counts = np.bincount(users, minlength=n_users)
     offsets = np.zeros(n_users + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
     order = np.argsort(users.astype(smallest_integer_type(max(n_users - 1, 0))), kind="stable")
     order = order.astype(smallest_integer_type(len(users)))
-    sorted_columns = {name: values[order] for name, values in columns.items()}
-    return Histories(offsets, sorted_columns, order if place is None else place[order])
+    return Histories(offsets, {name: values[order] for name, values in columns.items()}, order)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,16 @@ from __future__ import annotations
 
 TRIMMED_RECBOLE_MODELS: frozenset[str] = frozenset(
     {
+        "BERT4Rec",
+        "FPMC",
+        "GCSAN",
         "GRU4Rec",
+        "HRM",
         "NARM",
         "SASRec",
+        "SRGNN",
         "STAMP",
+        "TransRec",
     }
 )
 

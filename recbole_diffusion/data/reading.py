@@ -35,6 +35,7 @@ from recbole_diffusion.data.atomic_files import (
     read_columns,
     split_sequences,
 )
+from recbole_diffusion.data.history_dataset import HistoryDataset, keeps_histories
 from recbole_diffusion.errors import UserError
 
 logger = getLogger(__name__)
@@ -71,7 +72,8 @@ def checked_dataset(base: type) -> type:
         "__module__": __name__,
         "_recbole_class": base,
     }
-    return type(f"Checked{base.__name__}", (CheckedReading, base), members)
+    parts = (HistoryDataset, CheckedReading) if keeps_histories(base) else (CheckedReading,)
+    return type(f"Checked{base.__name__}", (*parts, base), members)
 
 
 def _blank(base: type) -> Any:

@@ -86,6 +86,7 @@ class DiffusionRecommender(SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
+    fixed_width: ClassVar[bool] = False  # histories in a batch are as wide as its longest one
     Options: ClassVar[Any]
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -1,0 +1,191 @@
+"""A RecBole sequential dataset that keeps each interaction once, and its parts as positions.
+
+What RecBole does after reading (augmentation, order, split) is replaced; reading, filters and ids stay where they are.
+The examples are RecBole's, row for row and in its order (docs/decisions/060-histories-kept-once.md). RecBole's way of
+writing every prefix out remains for pre-split files (`benchmark_filename`), datasets that augment in a way of their own
+(DIEN, those with a knowledge graph) and interactions with sequence columns; the log says so.
+
+What was read, filtered and sorted is kept in the cache (:mod:`.prepared`), so that the next run maps it into memory.
+"""
+
+from __future__ import annotations
+
+from logging import getLogger
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from recbole.data.dataset import KnowledgeBasedDataset, SequentialDataset
+from recbole.utils import FeatureType
+
+from recbole_diffusion.data.histories import Histories, Rows, Split, all_rows, group_by_user, smallest_integer_type
+from recbole_diffusion.data.history_length import needs_fixed_width
+from recbole_diffusion.data.prepared import PreparedData
+from recbole_diffusion.data.protocols import split_rows
+from recbole_diffusion.data.sequences import ExampleFields, ExampleRows
+from recbole_diffusion.errors import UserError
+
+logger = getLogger(__name__)
+
+if TYPE_CHECKING:
+    from recbole.data.dataset import SequentialDataset as _Base
+else:
+    _Base = object
+
+
+def keeps_histories(base: Any) -> bool:
+    """Whether a RecBole dataset class builds its examples as `SequentialDataset` does, which is what is replaced."""
+    return (
+        issubclass(base, SequentialDataset)
+        and not issubclass(base, KnowledgeBasedDataset)
+        and base.data_augmentation is SequentialDataset.data_augmentation
+        and base._change_feat_format is SequentialDataset._change_feat_format
+        and base.build is SequentialDataset.build
+    )
+
+
+def narrow_numbers(values: np.ndarray) -> np.ndarray:
+    """Numbers in four bytes where that loses nothing (whole numbers in int32, others in float32), else float64."""
+    values = np.asarray(values, dtype=np.float64)
+    limits = np.iinfo(np.int32)
+    if len(values) and np.isfinite(values).all() and limits.min <= values.min() and values.max() <= limits.max:
+        whole = values.astype(np.int32)
+        if (whole == values).all():
+            return whole
+    single = values.astype(np.float32)
+    return single if (single == values).all() else values
+
+
+class HistoryDataset(_Base):
+    """What goes in front of a checked sequential dataset class; see :func:`keeps_histories`."""
+
+    histories: Histories | None = None
+    inter_feat: Any
+    time_precision: str
+
+    @property
+    def keeps_histories(self) -> bool:
+        """Whether the examples are positions in histories; False where they are written out as RecBole does."""
+        return self.histories is not None or self._written_out_because() is None
+
+    def _written_out_because(self) -> str | None:
+        """Why the examples are made RecBole's way; None where they are not."""
+        if self.benchmark_filename_list is not None:
+            return "benchmark_filename names files that are split already"
+        kinds = {name: self.field2type[name] for name in self.inter_feat}
+        sequences = [name for name, kind in kinds.items() if kind not in (FeatureType.TOKEN, FeatureType.FLOAT)]
+        if sequences:
+            return f"column {sequences[0]} of the interactions is a sequence"
+        return None
+
+    def _from_scratch(self) -> None:
+        self._prepared = PreparedData(self.config, type(self).__name__)
+        found = self._prepared.load()
+        if found is None:
+            with self._prepared.recording():
+                super()._from_scratch()
+            return
+        self._get_preset()
+        self._get_field_from_config()
+        self.user_feat = self.item_feat = None
+        found.restore(self)
+        self._init_alias()
+        self.feat_name_list = ["inter_feat"]
+        self.inter_feat = dict.fromkeys(found.field_order)  # the fields' names, which is all that the next line reads
+        self._aug_presets()
+        self._refuse_normalized_times()
+        self.histories = found.histories
+        self.inter_feat = self._view(self.histories, all_rows(self.histories))
+
+    def _keep_histories(self) -> None:
+        """Put the interactions into `histories`; `inter_feat` becomes a view of all examples."""
+        self._check_field("uid_field", "time_field")
+        self._refuse_normalized_times()
+        field_order = list(self.inter_feat)
+        known = PreparedData.fields_of(self)
+        self._aug_presets()
+        frame = self.inter_feat
+        if self.time_precision == "float32":  # RecBole's order: by time, equal times by user, then as in the file
+            times = frame[self.time_field].to_numpy().astype(np.float32)
+            frame = frame.iloc[np.lexsort((frame[self.uid_field].to_numpy(), times))]
+        columns = {
+            name: self._narrow(frame[name].to_numpy(), self.field2type[name])
+            for name in frame
+            if name != self.uid_field
+        }
+        users = frame[self.uid_field].to_numpy()
+        self.inter_feat = frame = None
+        self.histories = group_by_user(users, columns, self.user_num)
+        self.inter_feat = self._view(self.histories, all_rows(self.histories))
+        if self.user_feat is None and self.item_feat is None:
+            self._prepared.store(self.histories, field_order, known)
+
+    def _refuse_normalized_times(self) -> None:
+        normalized = bool(self.config["normalize_all"]) or self.time_field in (self.config["normalize_field"] or ())
+        if self.config["protocol"] == "global_time" and normalized:
+            raise UserError(
+                f"protocol: global_time splits at times as they are, but {self.time_field} is normalized; "
+                "take normalize_all or normalize_field back"
+            )
+
+    def _narrow(self, values: np.ndarray, kind: FeatureType) -> np.ndarray:
+        if kind == FeatureType.TOKEN:
+            return values.astype(smallest_integer_type(int(values.max(initial=0))))
+        if values.dtype == object:  # a field of numerical_features: a pair of numbers a row
+            return np.asarray(values.tolist(), dtype=np.float32)
+        return narrow_numbers(values)
+
+    def _view(self, histories: Histories, rows: Rows) -> ExampleRows:
+        numbers = frozenset(name for name in histories.columns if self.field2type[name] == FeatureType.FLOAT)
+        fields = ExampleFields(
+            user=self.uid_field,
+            length=self.item_list_length_field,
+            suffix=self.config["LIST_SUFFIX"],
+            numbers=numbers,
+            limit=self.max_item_list_len,
+            fixed_width=needs_fixed_width(self.config.model_class),
+        )
+        return ExampleRows(histories, fields, rows, keep=False)
+
+    # what RecBole asks a dataset for --------------------------------------------------------------------------------
+
+    def _change_feat_format(self) -> None:
+        """Where RecBole writes every prefix out, keep the histories instead."""
+        if self.histories is None:
+            reason = self._written_out_because()
+            if reason is not None:
+                if self.config["protocol"] not in (None, "leave_one_out", "eval_args"):
+                    raise UserError(f"protocol is {self.config['protocol']}, which cannot be had when {reason}")
+                logger.info("%s: every prefix of every history is written out: %s", self.dataset_name, reason)
+                super()._change_feat_format()
+                return
+            self._keep_histories()
+        for name in self.feat_name_list:
+            if name != "inter_feat":
+                setattr(self, name, self._dataframe_to_interaction(getattr(self, name)))
+
+    def build(self) -> list[Any]:
+        """Training, validation and test datasets, by `protocol` and `eval_args`.
+
+        Raises:
+            UserError: the protocol cannot be had with these settings or data.
+        """
+        if self.config["eval_args"]["order"] != "TO":
+            raise UserError(
+                f"eval_args.order is {self.config['eval_args']['order']}; sequential models need TO, the order of time"
+            )
+        if not self.keeps_histories:
+            return super().build()
+        self._change_feat_format()
+        split = self.split()
+        self._drop_unused_col()
+        self.histories = self.inter_feat.histories = self.histories.without_place()
+        return [self.copy(self.inter_feat.part(rows)) for rows in (split.train, split.valid, split.test)]
+
+    def split(self) -> Split:
+        """The rows of training, validation and test."""
+        if self.histories is None or len(self.histories.place) != len(self.histories):
+            raise TypeError("split() is for build(), which can be called once")
+        times = self.histories.columns[self.time_field]
+        if self.time_precision == "float32":
+            times = times.astype(np.float32)
+        return split_rows(self.histories, self.config, times)

@@ -1,0 +1,236 @@
+"""Loaders of training and evaluation rows.
+
+They are RecBole's loaders with another way to batches: positions come as arrays and not as lists of Python integers, so
+that ten million rows need no gigabyte of them, and a batch is gathered from the histories. Without `length_bucketing`
+the batches are RecBole's own for the same seed: torch's random sampler draws the same permutation from the same
+generator, whose state the trainer keeps, so a resumed run goes on with the same batches.
+
+`length_bucketing: n` takes the rows of n batches at a time from the epoch's permutation, sorts them by length, cuts
+them into batches and shuffles these: each row comes once an epoch, in an order that the seed fixes, among rows of its
+length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader, NegSampleEvalDataLoader, TrainDataLoader
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
+from recbole.data.utils import create_samplers, data_preparation
+from recbole.utils import ModelType
+
+from recbole_diffusion.data.histories import history_spans
+from recbole_diffusion.data.history_dataset import HistoryDataset
+from recbole_diffusion.data.protocols import one_row_per_user
+from recbole_diffusion.data.sequences import ExampleRows
+from recbole_diffusion.errors import UserError
+
+logger = getLogger(__name__)
+
+
+class BatchPositions(torch.utils.data.Sampler[np.ndarray]):
+    """Row numbers of one batch after the other.
+
+    Args:
+        size: number of rows.
+        batch_size: rows a batch.
+        generator: what shuffles; None keeps the order.
+        lengths: (R,) length of each row's history, for batches of similar length.
+        bucket_batches: how many batches' rows are sorted by length together; None sorts none.
+        chosen: rows of an epoch, drawn from the generator; None takes all.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        *,
+        lengths: np.ndarray | None = None,
+        bucket_batches: int | None = None,
+        chosen: Callable[[torch.Generator], np.ndarray] | None = None,
+        chosen_size: int | None = None,
+    ) -> None:
+        self.size = size if chosen_size is None else chosen_size
+        self.batch_size = batch_size
+        self.generator = generator
+        self.lengths = lengths
+        self.bucket_batches = bucket_batches
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return math.ceil(self.size / self.batch_size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The row numbers of each batch, (B,) int64."""
+        generator = self.generator
+        if generator is None:
+            for begin in range(0, self.size, self.batch_size):
+                yield np.arange(begin, min(begin + self.batch_size, self.size))
+            return
+        rows = None if self.chosen is None else self.chosen(generator)
+        order = torch.randperm(self.size, generator=generator).numpy()
+        if rows is not None:
+            order = rows[order]
+        if self.bucket_batches is None:
+            yield from self._cut(order)
+        else:
+            batches = list(self._buckets(order))
+            for number in torch.randperm(len(batches), generator=generator).tolist():
+                yield batches[number]
+        torch.randperm(self.size, generator=generator)  # torch's RandomSampler draws it at the end of an epoch
+
+    def _cut(self, order: np.ndarray) -> Iterator[np.ndarray]:
+        for begin in range(0, len(order), self.batch_size):
+            yield order[begin : begin + self.batch_size]
+
+    def _buckets(self, order: np.ndarray) -> Iterator[np.ndarray]:
+        """Batches of rows of similar length."""
+        if self.lengths is None or self.bucket_batches is None:
+            raise ValueError("batches of similar length need the lengths of the rows")
+        step = self.batch_size * self.bucket_batches
+        for begin in range(0, len(order), step):
+            rows = order[begin : begin + step]
+            yield from self._cut(rows[np.argsort(self.lengths[rows], kind="stable")])
+
+
+class _Positions(torch.utils.data.Dataset[np.ndarray]):
+    """A dataset whose element at an index is the index: loaders look rows up themselves."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return index
+
+
+class HistoryLoader(AbstractDataLoader):
+    """RecBole's abstract loader with batches from `BatchPositions`; RecBole's loader classes follow it."""
+
+    step: int
+
+    def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False) -> None:
+        self.shuffle = shuffle
+        self.config = config
+        self._dataset = dataset
+        self._sampler = sampler
+        self._batch_size = self.model = None
+        self._init_batch_size_and_step()
+        self.generator = torch.Generator()
+        self.generator.manual_seed(config["seed"])
+        self.transform = construct_transform(config)
+        self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        torch.utils.data.DataLoader.__init__(
+            self,
+            dataset=_Positions(),
+            sampler=self._batches(),
+            batch_size=None,
+            collate_fn=self.collate_fn,
+            num_workers=config["worker"],
+            generator=self.generator,
+        )
+
+    def _batches(self) -> BatchPositions:
+        return BatchPositions(self.sample_size, self.step, self.generator if self.shuffle else None)
+
+    def update_config(self, config: Any) -> None:
+        """Refused: the batches are laid out when the loader is made.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("a loader of histories cannot change its configuration; build a new one")
+
+
+class HistoryTrainLoader(TrainDataLoader, HistoryLoader):
+    """Training rows."""
+
+    def _batches(self) -> BatchPositions:
+        examples: ExampleRows = self._dataset.inter_feat
+        bucket_batches = self.config["length_bucketing"]
+        lengths = None
+        if bucket_batches is not None:
+            limit = examples.fields.limit
+            lengths = history_spans(examples.histories, examples.rows.target, limit)[1].astype(np.int32)
+        chosen = size = None
+        if self.config["one_cut_per_user"]:
+            rows, histories = examples.rows, examples.histories
+            size = len(np.unique(histories.users(rows.target)))
+
+            def chosen(generator: torch.Generator) -> np.ndarray:
+                return one_row_per_user(rows, histories, generator)
+
+        return BatchPositions(
+            self.sample_size,
+            self.step,
+            self.generator if self.shuffle else None,
+            lengths=lengths,
+            bucket_batches=bucket_batches,
+            chosen=chosen,
+            chosen_size=size,
+        )
+
+
+class HistoryEvalLoader(FullSortEvalDataLoader, HistoryLoader):
+    """Rows to rank among all items, with their targets and, for `filter_seen`, the items of their histories."""
+
+    def collate_fn(self, index: np.ndarray) -> tuple[Interaction, Any, torch.Tensor, torch.Tensor]:
+        """A batch as RecBole's evaluation takes it.
+
+        Args:
+            index: (B,) row numbers.
+
+        Returns:
+            The rows; (row, item) of what may not be ranked, or None; row of each target; item of each target.
+        """
+        examples: ExampleRows = self._dataset.inter_feat
+        interaction = self.transform(self._dataset, self._dataset[index])
+        rows = examples.rows.take(np.asarray(index))
+        items = examples.histories.columns[self.iid_field]
+        seen = None
+        if self.config["filter_seen"]:
+            begin = examples.histories.offsets[examples.histories.users(rows.target)]
+            seen = _spans_of(items, begin, rows.target.astype(np.int64))
+        if rows.stop is None:
+            return interaction, seen, torch.arange(len(rows)), interaction[self.iid_field]
+        positive_u, positive_i = _spans_of(items, rows.target.astype(np.int64), rows.stop.astype(np.int64))
+        return interaction, seen, positive_u, positive_i
+
+
+def _spans_of(items: np.ndarray, begin: np.ndarray, stop: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """(row, item) of all positions begin[r] .. stop[r] - 1 of every row r; (pairs,) each."""
+    length = stop - begin
+    row = np.repeat(np.arange(len(length)), length)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
+    values = items[begin[row] + place].astype(np.int64)
+    return torch.from_numpy(row), torch.from_numpy(values)
+
+
+def prepare_loaders(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
+    """Loaders of training, validation and test rows.
+
+    Args:
+        config: the run's configuration.
+        dataset: a dataset made by `checked_dataset`; one that keeps histories gets the loaders above, any other
+            RecBole's.
+
+    Raises:
+        UserError: the protocol cannot be had with these settings or data.
+    """
+    if not (isinstance(dataset, HistoryDataset) and dataset.keeps_histories):
+        return data_preparation(config, dataset)
+    train, valid, test = built = dataset.build()
+    samplers = create_samplers(config, dataset, built)
+    loaders = [HistoryTrainLoader(config, train, samplers[0], shuffle=config["shuffle"])]
+    for phase, part, sampler in (("valid", valid, samplers[1]), ("test", test, samplers[2])):
+        if config["eval_args"]["mode"][phase] == "full":
+            loaders.append(HistoryEvalLoader(config, part, sampler, shuffle=False))
+        else:  # RecBole joins batches of single users, so they must be equally wide
+            part.inter_feat = part.inter_feat.part(part.inter_feat.rows, fixed_width=True)
+            loaders.append(NegSampleEvalDataLoader(config, part, sampler, shuffle=False))
+    return loaders[0], loaders[1], loaders[2]

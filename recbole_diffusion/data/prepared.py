@@ -1,0 +1,159 @@
+"""An interaction file as it is once read, filtered, given ids and sorted: kept in the cache for later runs.
+
+The key (:func:`.cache.cache_key`) is made of the contents of the ``.inter`` file and of every setting that reading
+depends on, so an entry is never stale: another file or another setting is another entry. Datasets with user or item
+features are read anew each time. What the log said while the file was read, the log says again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recbole.utils import FeatureSource, FeatureType
+from recbole.utils.argument_list import dataset_arguments
+
+from recbole_diffusion.data import cache
+from recbole_diffusion.data.histories import Histories
+
+logger = logging.getLogger(__name__)
+
+PREPARED_VERSION = 1  # another number for every change in what reading, filters, ids or order make of a file
+
+# Keys of RecBole's datasets that only name or cut the columns of a batch.
+_OF_BATCHES = {"ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "MAX_ITEM_LIST_LENGTH", "NEG_PREFIX", "POSITION_FIELD"}
+_OTHER_KEYS = ("encoding", "time_precision", "eval_args", "protocol", "numerical_features", "discretization")
+_MAPS = ("field2type", "field2source", "field2seqlen", "field2bucketnum")
+
+
+@dataclass(frozen=True)
+class Found:
+    """An entry of the cache as a dataset takes it."""
+
+    histories: Histories
+    field_order: list[str]
+    fields: dict[str, dict[str, Any]]
+    tokens: dict[str, np.ndarray]
+
+    def restore(self, dataset: Any) -> None:
+        """Give a RecBole dataset the fields and ids that it had when it was stored."""
+        kinds, sources = FeatureType, FeatureSource
+        dataset.field2type = {name: kinds(value) for name, value in self.fields["field2type"].items()}
+        dataset.field2source = {name: sources(value) for name, value in self.fields["field2source"].items()}
+        dataset.field2seqlen = dict(self.fields["field2seqlen"])
+        dataset.field2bucketnum = dict(self.fields["field2bucketnum"])
+        dataset.field2id_token = dict(self.tokens)
+        dataset.field2token_id = {
+            name: {token: number for number, token in enumerate(tokens.tolist())}
+            for name, tokens in self.tokens.items()
+        }
+
+
+class PreparedData:
+    """The cache entry of one dataset under one configuration.
+
+    Args:
+        config: the configuration; without the key ``cache`` (RecBole's own Config) nothing is cached.
+        kind: name of the dataset class.
+    """
+
+    def __init__(self, config: Any, kind: str) -> None:
+        self.config = config
+        self.kind = kind
+        self.key: str | None = None
+        self.folder = Path(config["cache_dir"]) if config["cache_dir"] else cache.default_folder()
+        self.messages: list[tuple[int, str, str]] = []
+        self.source = Path(config["data_path"]) / f"{config['dataset']}.inter"
+        self.state: tuple[int, int] | None = None
+
+    def load(self) -> Found | None:
+        """The entry, mapped into memory; None where there is none, or none can be."""
+        if not self.config["cache"] or self.config["benchmark_filename"] is not None or not self.source.is_file():
+            return None
+        show = bool(self.config["show_progress"])
+        self.state = self._state()
+        self.key = cache.cache_key([self.source], self._settings(), show_progress=show)
+        entry = cache.load(self.folder, self.key, show_progress=show)
+        if entry is None:
+            return None
+        logger.info("prepared data from the cache, %s", self.folder / self.key)
+        for level, name, message in entry.facts["messages"]:
+            logging.getLogger(name).log(level, "%s", message)
+        columns = {name: entry.arrays[f"column/{name}"] for name in entry.facts["columns"]}
+        histories = Histories(entry.arrays["offsets"], columns, entry.arrays["place"])
+        tokens = {name: entry.arrays[f"tokens/{name}"] for name in entry.facts["tokens"]}
+        return Found(histories, entry.facts["field_order"], entry.facts["fields"], tokens)
+
+    def _state(self) -> tuple[int, int]:
+        """Size and time of change of the file."""
+        status = self.source.stat()
+        return status.st_size, status.st_mtime_ns
+
+    def _settings(self) -> dict[str, Any]:
+        """Everything besides the file's contents that reading depends on."""
+        keys = [key for key in (*dataset_arguments, *_OTHER_KEYS) if key not in _OF_BATCHES]
+        beside = sorted(path.suffix for path in self.source.parent.glob(f"{self.source.stem}.*"))
+        return {
+            "version": PREPARED_VERSION,
+            "kind": self.kind,
+            "files": beside,
+            "keys": {key: self.config[key] for key in sorted(set(keys))},
+        }
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Remember what this package logs while the file is read."""
+        handler = _Recorder(self.messages)
+        package = logging.getLogger("recbole_diffusion")
+        package.addHandler(handler)
+        try:
+            yield
+        finally:
+            package.removeHandler(handler)
+
+    @staticmethod
+    def fields_of(dataset: Any) -> dict[str, Any]:
+        """Types, sources and ids of a dataset's fields, before those of its examples are added."""
+        found: dict[str, Any] = {name: dict(getattr(dataset, name)) for name in _MAPS}
+        found["tokens"] = {name: dataset.field2id_token[name] for name in dataset.field2id_token}
+        return found
+
+    def store(self, histories: Histories, field_order: list[str], known: Mapping[str, Any]) -> None:
+        """Keep what was prepared, unless the file changed after its key was made."""
+        if self.key is None or self._state() != self.state:
+            return
+        arrays: dict[str, np.ndarray] = {"offsets": histories.offsets, "place": histories.place}
+        arrays.update({f"column/{name}": values for name, values in histories.columns.items()})
+        arrays.update({f"tokens/{name}": np.asarray(tokens) for name, tokens in known["tokens"].items()})
+        fields = {name: {field: _plain(value) for field, value in known[name].items()} for name in _MAPS}
+        facts = {
+            "dataset": self.config["dataset"],
+            "columns": list(histories.columns),
+            "tokens": list(known["tokens"]),
+            "field_order": field_order,
+            "fields": fields,
+            "messages": self.messages,
+        }
+        cache.store(self.folder, self.key, arrays, facts, show_progress=bool(self.config["show_progress"]))
+
+
+def _plain(value: Any) -> Any:
+    """An enumeration's value; any other value as it is."""
+    return value.value if isinstance(value, (FeatureType, FeatureSource)) else value
+
+
+class _Recorder(logging.Handler):
+    """Collects level, logger and text of every message."""
+
+    def __init__(self, messages: list[tuple[int, str, str]]) -> None:
+        super().__init__(logging.INFO)
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Remember one message."""
+        self.messages.append((record.levelno, record.name, record.getMessage()))
