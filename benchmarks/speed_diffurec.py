@@ -266,7 +266,7 @@ def measure_evaluation(ours: Ours) -> dict[str, Any]:
     from recbole.data.utils import data_preparation
 
     from recbole_diffusion.data.reading import checked_dataset
-    from recbole_diffusion.training import trainer as loop
+    from recbole_diffusion.training import evaluation as loop
 
     trainer, config = ours.trainer, ours.config
     dataset = checked_dataset(config.entry.dataset_class)(config)

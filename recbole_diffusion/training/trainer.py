@@ -14,32 +14,25 @@ What RecBole's `Trainer` does stays (losses, optimisers, metrics); what is added
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.trainer import Trainer
-from recbole.utils import EvaluatorType, calculate_valid_score
+from recbole.utils import calculate_valid_score
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
 
 from recbole_diffusion.compat import tensorboard_in
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.evaluation.collector import EvaluatedRows, RankCollector
-from recbole_diffusion.evaluation.per_user import write_per_user
-from recbole_diffusion.evaluation.ranking import by_row, rank_by_rows, rank_by_vectors, rank_scores
-from recbole_diffusion.models.base import EVALUATION_ROW, DiffusionRecommender, relevance
+from recbole_diffusion.evaluation.collector import RankCollector
+from recbole_diffusion.models.base import DiffusionRecommender
 from recbole_diffusion.provenance import check_same_data, package_versions
 from recbole_diffusion.training.checkpoint import (
     Checkpoint,
@@ -53,23 +46,11 @@ from recbole_diffusion.training.checkpoint import (
     write_checkpoint,
     write_text_atomically,
 )
+from recbole_diffusion.training.evaluation import RankingTrainer, progress
 from recbole_diffusion.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-# Keys that per-user results carry along.
-PER_USER_FACTS = (
-    "model",
-    "dataset",
-    "protocol",
-    "eval_args",
-    "filter_seen",
-    "metrics",
-    "topk",
-    "label_repeats",
-    "seed",
-    "eval_seed",
-)
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -81,14 +62,6 @@ OWN_PROCEDURE = (
 
 class TrainingDiverged(UserError):
     """A training loss that is not finite."""
-
-
-def progress(batches: Any, description: str, show: bool) -> Iterable[Any]:
-    """Iterate with a progress bar: rate and remaining time; a line every half minute where there is no terminal."""
-    if not show:
-        return batches
-    interval = 0.2 if sys.stderr.isatty() else 30.0
-    return tqdm(batches, total=len(batches), desc=description, mininterval=interval, leave=False, file=sys.stderr)
 
 
 def _check_trainer(base: Any) -> None:
@@ -116,7 +89,7 @@ def trainer_class(base: Any) -> Any:
     return _CLASSES[base]
 
 
-class _Run(Trainer):
+class _Run(RankingTrainer):
     """RecBole's trainer inside a run folder. Made by `trainer_class`."""
 
     def __init__(
@@ -134,7 +107,6 @@ class _Run(Trainer):
             raise UserError(OWN_PROCEDURE.format(type(self).__name__.removeprefix("Run")))
         self.folder = folder
         self.eval_collector = RankCollector(config)
-        self.evaluated_rows: EvaluatedRows | None = None
         self.train_data = train_data
         self.fingerprint = fingerprint
         self.precision = config["precision"] or "fp32"
@@ -423,118 +395,6 @@ class _Run(Trainer):
                 "clip_grad_norm: {max_norm: 1.0} or use precision: fp32; "
                 f"the last good checkpoint is {self.folder.last if self.folder.last.is_file() else 'none yet'}"
             )
-
-    # evaluation -----------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def evaluate(
-        self,
-        eval_data: Any,
-        load_best_model: bool = True,
-        model_file: Any = None,
-        show_progress: bool = False,
-        *,
-        split: str | None = None,
-    ) -> dict[str, float]:
-        """Rank every row of `eval_data` and return the metrics.
-
-        With `split` (valid or test) and `save_per_user` the rows are written to per_user/ of the run's folder.
-        """
-        if load_best_model:
-            self.load_best()
-        self.model.eval()
-        sampled = isinstance(eval_data, NegSampleEvalDataLoader)
-        if not sampled and self.item_tensor is None:
-            self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
-        if self.config["eval_type"] == EvaluatorType.RANKING:
-            self.tot_item_num = eval_data._dataset.item_num
-        vectors = self.model.item_vectors() if self._scores_by_vectors() and not sampled else None
-        for batch in self._numbered(progress(eval_data, "evaluate", show_progress), 0):
-            if sampled:
-                self._rank_sampled(batch)
-            else:
-                self._rank_all(batch, vectors)
-        self.eval_collector.model_collect(self.model)
-        result, rows = self.eval_collector.evaluated(self.evaluator)
-        self.evaluated_rows = rows if self.config["save_per_user"] else None
-        if split is not None:
-            self._write_per_user(split, eval_data._dataset, result)
-        self.wandblogger.log_eval_metrics(result, head="eval")
-        return result
-
-    def _scores_by_vectors(self) -> bool:
-        """Whether the model's scores are those of its user and item vectors, and none of its own."""
-        scorer = getattr(self.model.full_sort_predict, "__func__", None)
-        return scorer is DiffusionRecommender.full_sort_predict
-
-    def _rank_all(self, batch: Any, item_vectors: Tensor | None) -> None:
-        """Rank a batch against all items; in float32, since reduced precision makes ties."""
-        interaction, seen, positive_u, positive_i = batch
-        collector = self.eval_collector
-        targets = by_row((positive_u, positive_i))
-        options: dict[str, Any] = {
-            "memory": (self.config["rank_memory"] or 256) * 2**20,
-            "targets": targets if collector.counts_targets else None,
-            "seen": seen,
-        }
-        if item_vectors is not None:
-            users = self.model.user_vectors(interaction.to(self.device))
-            score = functools.partial(relevance, score=self.model.options.score)
-            ranked = rank_by_vectors(users, item_vectors, score, collector.k, **options)
-        else:
-            if type(self.model).full_sort_predict is AbstractRecommender.full_sort_predict:  # a line for every pair
-                lines = [*interaction.interaction.values(), *self.item_tensor.interaction.values()]
-                options["bytes_per_score"] = sum(line[:1].numel() * line.element_size() for line in lines)
-
-            def score_rows(begin: int, stop: int) -> Tensor:
-                return self._full_sort_batch_eval((interaction[begin:stop], None, None, None))[1]
-
-            ranked = rank_by_rows(score_rows, len(interaction), self.tot_item_num, collector.k, **options)
-        collector.collect(ranked, targets, self._users(interaction))
-
-    def _rank_sampled(self, batch: Any) -> None:
-        """Rank a batch against sampled candidates, or keep the scores of labelled lines."""
-        interaction, scores, positive_u, positive_i = self._neg_sample_batch_eval(batch)
-        collector = self.eval_collector
-        if self.config["eval_type"] != EvaluatorType.RANKING:
-            collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
-            return
-        targets = by_row((positive_u, positive_i))
-        ranked = rank_scores(scores, collector.k, targets if collector.counts_targets else None)
-        first_lines = torch.searchsorted(batch[1].cpu(), torch.arange(len(ranked.items)))
-        collector.collect(ranked, targets, self._users(interaction, first_lines))
-
-    def _users(self, interaction: Interaction, lines: Tensor | slice = slice(None)) -> Tensor | None:
-        """User ids of a batch's rows; None where the data have no users."""
-        field = self.config["USER_ID_FIELD"]
-        return interaction[field].cpu()[lines] if field in interaction.interaction else None
-
-    def _write_per_user(self, split: str, dataset: Any, result: dict[str, float]) -> None:
-        """Keep the rows of the last evaluation where `save_per_user` asks for them."""
-        if self.evaluated_rows is None:
-            return
-        facts = {name: self.config[name] for name in PER_USER_FACTS}
-        users = dataset.field2id_token.get(dataset.uid_field)
-        write_per_user(
-            self.folder.per_user(split),
-            self.evaluated_rows,
-            dataset.field2id_token[dataset.iid_field],
-            users,
-            {"split": split, "result": result, **facts},
-        )
-
-    def _numbered(self, batches: Iterable[Any], first_row: int) -> Iterator[Any]:
-        """The batches, each interaction with its rows' numbers in the evaluation set."""
-        for batch in batches:
-            interaction, candidate_row = batch[0], batch[1]
-            if isinstance(candidate_row, Tensor):  # sampled candidates: several lines of the batch are one row
-                within, rows = candidate_row.cpu(), int(batch[2][-1]) + 1
-            else:
-                within, rows = torch.arange(len(interaction)), len(interaction)
-            if isinstance(self.model, DiffusionRecommender):
-                interaction.update(Interaction({EVALUATION_ROW: first_row + within}))
-            first_row += rows
-            yield batch
 
 
 class RunTrainer(_Run):
