@@ -245,8 +245,10 @@ def _logged(
         stored = read_checkpoint(checkpoint)
         check_same_data(stored.facts.get("data"), fingerprint, checkpoint, same_files=False)
         load_model(model, stored, checkpoint)
-        valid_result = trainer.evaluate(valid_data, load_best_model=False, show_progress=show) if valid_data else {}
-    test_result = trainer.evaluate(test_data, load_best_model=False, show_progress=show)
+        valid_result = {}
+        if valid_data:
+            valid_result = trainer.evaluate(valid_data, load_best_model=False, show_progress=show, split="valid")
+    test_result = trainer.evaluate(test_data, load_best_model=False, show_progress=show, split="test")
     times = [row["train_seconds"] for row in trainer.history]
     result = RunResult(
         model=entry.name,

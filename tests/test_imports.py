@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config_keys": set(),
     "config_protocols": {"dates", "errors"},
     "config": SETTINGS - {"config"},
-    "models": SETTINGS | PARTS,
+    "models": SETTINGS | PARTS | {"linear"},
     "data": {"registry", "compat", "errors", "dates"},
     "evaluation": {"registry", "compat", "errors"},
     "training": {"models", "evaluation", "provenance", "compat", "errors"},

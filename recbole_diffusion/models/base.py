@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from recbole_diffusion.config import model_options
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, RowNoise
+from recbole_diffusion.linear import linear
 from recbole_diffusion.registry import load_object
 
 EVALUATION_ROW = "evaluation_row"
@@ -48,7 +49,8 @@ def relevance(user_vectors: Tensor, item_vectors: Tensor, score: Score) -> Tenso
     if score == "cosine":
         user_vectors = functional.normalize(user_vectors, dim=-1)
         item_vectors = functional.normalize(item_vectors, dim=-1)
-    products = user_vectors @ item_vectors.transpose(0, 1)
+    products = linear(user_vectors.reshape(-1, user_vectors.shape[-1]), item_vectors)
+    products = products.reshape(*user_vectors.shape[:-1], len(item_vectors))
     if score == "neg_sq_dist":
         squares = user_vectors.square().sum(-1, keepdim=True) + item_vectors.square().sum(-1)
         return -(squares - 2 * products).clamp_min(0.0)
