@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
+
+from recbole_diffusion.data.progress import progress
 
 logger = getLogger(__name__)
 
@@ -42,7 +43,6 @@ _KINDS = "?biufcmMSU"  # types of arrays whose bytes are all there is to them
 _BLOCK_BYTES = 1 << 22
 _LEFTOVER = re.compile(r"\.writing-(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{16}")
 _LONGEST_WRITE = 24 * 3600  # seconds; what is older was left behind, whoever wrote it
-_PROGRESS_DELAY = 2.0  # seconds before a bar appears
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def cache_key(files: Sequence[Path], settings: Mapping[str, Any], *, show_progre
     """
     sizes = [path.stat().st_size for path in files]
     sources = []
-    with _progress("Comparing files with the cache", sum(sizes), show_progress) as bar:
+    with progress("Comparing files with the cache", sum(sizes), "B", shown=show_progress) as bar:
         for path in files:
             sources.append([path.name, _digest(_file_blocks(path), bar.update)])
     content = {"format": FORMAT_VERSION, "files": sources, "settings": _as_json(dict(settings))}
@@ -164,7 +164,7 @@ def _read_entry(place: Path, show_progress: bool) -> Entry:
             raise _DamagedError(f"{path.name} has {size} bytes instead of {array['bytes']}")
         total += size
     arrays = {}
-    with _progress("Checking the cache", total, show_progress) as bar:
+    with progress("Checking the cache", total, "B", shown=show_progress) as bar:
         for path, array in zip(paths, manifest["arrays"], strict=True):
             if _digest(_file_blocks(path), bar.update) != array["sha256"]:
                 raise _DamagedError(f"{path.name} is not what was written")
@@ -247,7 +247,7 @@ def _write_entry(place: Path, arrays: Mapping[str, np.ndarray], facts: Any, show
     """Write all files of an entry through to the disk; returns the bytes of its arrays."""
     described: list[dict[str, Any]] = []
     total = sum(array.nbytes for array in arrays.values())
-    with _progress("Writing the cache", total, show_progress) as bar:
+    with progress("Writing the cache", total, "B", shown=show_progress) as bar:
         for number, (name, array) in enumerate(arrays.items()):
             with (place / f"{number}.bin").open("xb") as handle:
                 checksum = _digest(_written(_array_blocks(array), handle), bar.update)
@@ -385,10 +385,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _progress(what: str, total: int, shown: bool) -> tqdm:
-    return tqdm(total=total, desc=what, unit="B", unit_scale=True, delay=_PROGRESS_DELAY, disable=not shown)
 
 
 def _reason(error: OSError) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_diffusion.data import cache
+from recbole_diffusion.data import cache, progress
 
 KEY = "a" * 64
 ARRAYS = {
@@ -444,7 +444,7 @@ def test_progress_is_shown_only_if_wanted_and_slow(
     path.write_bytes(bytes(1000))
     cache.store(tmp_path, KEY, ARRAYS, FACTS, show_progress=True)
     assert capfd.readouterr().err == "", "it takes no two seconds"
-    monkeypatch.setattr(cache, "_PROGRESS_DELAY", 0)
+    monkeypatch.setattr(progress, "DELAY", 0)
     monkeypatch.setattr(cache, "_BLOCK_BYTES", 100)
     cache.cache_key([path], {})
     cache.load(tmp_path, KEY)
