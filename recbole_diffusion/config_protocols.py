@@ -1,7 +1,8 @@
 """How rows become training, validation and test: which keys each protocol reads, and which of two keys wins.
 
 `protocol` names a protocol; RecBole's own `eval_args.split` goes with the protocols `leave_one_out` and `eval_args`.
-What contradicts itself is refused in one line, and so is a key that the chosen protocol does not read: docs/protocols.md.
+What contradicts itself is refused in one line, and so is a key that the chosen protocol does not read; see
+docs/protocols.md.
 """
 
 from __future__ import annotations

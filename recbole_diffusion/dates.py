@@ -16,7 +16,7 @@ def moment(value: float | str) -> Fraction:
     """`value` exactly: a number as it is, a date or date and time in seconds.
 
     Args:
-        value: a finite number, or text such as 2014-09-01, 2014-09-01T12:30, 2014-09-01 12:30:00.5+02:00; UTC unless it
+        value: a finite number, or text such as 2014-09-01, 2014-09-01T12:30, 2014-09-01 12:30:00+02:00; UTC unless it
             names another offset.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from recbole_diffusion.data.global_time import global_time
 from recbole_diffusion.data.histories import Histories, Rows, Split, all_rows, group_by_user
 from recbole_diffusion.data.protocols import (
+    PROTOCOLS,
     UserParts,
     one_row_per_user,
     split_rows,
@@ -88,6 +91,22 @@ def test_leave_one_out(example: Histories) -> None:
         ["a: pqrs|t", "b: qrs|p"],
         ["a: pqrst|u", "b: qrsp|t", "c: pr|u"],
     ]
+
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "protocols.md"
+BLOCKS = re.findall(r"```\n(\{.*\})\n((?:.*\n)*?)```", DOCUMENT.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("settings", "rows"), BLOCKS, ids=[settings for settings, _ in BLOCKS])
+def test_the_examples_of_the_documentation(example: Histories, settings: str, rows: str) -> None:
+    split = split_rows(example, {**SETTINGS, **yaml.safe_load(settings)}, times_of(example))
+    expected = [line.split("  ") for line in rows.splitlines()]
+    assert [line[0].strip() for line in expected] == ["train", "valid", "test"]
+    assert parts(split, example) == [[row.strip() for row in line[1:] if row] for line in expected]
+
+
+def test_the_documentation_has_an_example_of_every_protocol() -> None:
+    assert {yaml.safe_load(settings)["protocol"] for settings, _ in BLOCKS} == set(PROTOCOLS)
 
 
 # ---- users apart ----
