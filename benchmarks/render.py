@@ -27,6 +27,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_path_table import render_data_path
+from markdown_tables import number, signed, table
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PUBLISHED = HERE / "published"
@@ -51,23 +54,6 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise RawFileError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---:") -> str:
-    """A Markdown table, first column to the left, the others as `align` says (to the right)."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "|".join(["---"] + [align] * (len(header) - 1)) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def number(value: float | None, decimals: int = 2) -> str:
-    """A number with thousands separated, or a dash."""
-    return "–" if value is None else f"{value:,.{decimals}f}"
-
-
-def signed(value: float | None, decimals: int = 4) -> str:
-    """A difference with its sign, or a dash."""
-    return "–" if value is None else f"{value:+.{decimals}f}"
 
 
 # Speed ---------------------------------------------------------------------------------------------------------------
@@ -192,7 +178,10 @@ def render_flat(raw: Mapping[str, Any], name: str) -> str:
     return f"# {name}\n\n" + table(["", "value"], walk(raw, "")) + f"\nRaw file: [{name}.json]({name}.json).\n"
 
 
-RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {"speed_diffurec": render_speed}
+RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
+    "data_path": render_data_path,
+    "speed_diffurec": render_speed,
+}
 
 
 # Quality -------------------------------------------------------------------------------------------------------------
