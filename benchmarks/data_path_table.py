@@ -23,7 +23,7 @@ def render_data_path(raw: Mapping[str, Any], name: str) -> str:
         text.append(
             f"Gathering a batch of {found['batch_size']} rows of Amazon Beauty takes "
             f"{1000 * found['batch_seconds']:.2f} ms, a training step of DiffuRec at its published sizes "
-            f"{1000 * found['step_seconds']:.0f} ms: {100 * found['share']:.2f} % (means over {found['steps']} steps).\n"
+            f"{1000 * found['step_seconds']:.0f} ms: {100 * found['share']:.2f} % (over {found['steps']} steps).\n"
         )
     text.append(
         "| aim | met |\n|---|---|\n"
@@ -76,7 +76,7 @@ def _large(section: Mapping[str, Any]) -> str:
     )
     rows = [[label, number(section["from_file"][key]), number(section["from_cache"][key])] for key, label in names]
     return (
-        f"{section['interactions']:,} interactions of {section['users']:,} users and at most {section['items']:,} items, "
+        f"{section['interactions']:,} interactions of {section['users']:,} users, at most {section['items']:,} items, "
         f"a file of {section['file_mib']:,.0f} MiB, histories of at most {section['length']}:\n\n"
         + table(["", "from the file", "from the cache"], rows)
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_diffusion import __version__, compat
+from recbole_diffusion import __version__, compat, prepare_command
 from recbole_diffusion.config_files import COMMAND_LINE, Overrides, parse_value
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import default_file_of, load_object, model_names, nearest, properties_directory
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 WORDS: dict[str, str] = {
     "run": "train a model, keep its best epoch, test it (the word may be left out)",
     "evaluate": "rank with a checkpoint, without training",
+    "prepare": "make a dataset of a CSV, TSV or Parquet file of interactions",
     "tune": "search hyper-parameters",
     "benchmark": "measure speed and memory",
     "recommend": "write recommendations for users",
     "export": "write item and user vectors",
     "serve": "answer requests for recommendations",
 }
-BUILT = ("run", "evaluate")
+BUILT = ("run", "evaluate", "prepare")
 
-# Keys that steer the program; the words that take each, and what it is.
+# Keys that steer the program; the words that take each, and what it is. Those of `prepare` are in prepare_command.
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "model": (("run",), "NAME of --list_models, or a class of yours as package.module:Class"),
     "dataset": (("run",), "NAME of the folder in data_path with NAME.inter; ml-100k comes with RecBole"),
@@ -50,6 +51,7 @@ FLAGS: dict[str, str] = {
     "list_models": "the names that --model takes",
     "version": "the version",
 }
+PREPARE = "prepare"  # the word whose keys are all its own: it has no configuration
 
 EXAMPLES = """\
 examples:
@@ -58,6 +60,7 @@ examples:
   recbole-diff --model=my_package.my_model:MyModel --dataset=ml-100k --config_files="base.yaml mine.yaml"
   recbole-diff --resume=runs/DiffuRec-ml-100k-20250101-120000
   recbole-diff evaluate --checkpoint=runs/DiffuRec-ml-100k-20250101-120000 --reverse_steps=8
+  recbole-diff prepare --input=ratings.csv --dataset=mine
 """
 
 
@@ -96,8 +99,12 @@ def parse(arguments: Sequence[str]) -> Arguments:
             raise UserError(f"cannot read '{argument}'; every argument is --key=value (see --help)")
         key, equals, text = argument[2:].partition("=")
         steering = key.replace("-", "_")
-        if steering in OPTIONS or steering in FLAGS:
+        options, own_flags = _keys_of(parsed.word)
+        if steering in options or steering in FLAGS or steering in own_flags:
             key = steering
+        if key in own_flags:
+            parsed.flags |= {key} if not equals or _switched_on(key, text) else set()
+            continue
         if key in FLAGS:
             if equals:
                 raise UserError(f"--{key} takes no value, got '{text}'")
@@ -111,21 +118,40 @@ def parse(arguments: Sequence[str]) -> Arguments:
             raise UserError(f"cannot read '{argument}'; every argument is --key=value (see --help)")
         if texts.setdefault(key, text) != text:
             raise UserError(f"--{key} is given twice, as '{texts[key]}' and as '{text}'")
+    options, own_flags = _keys_of(parsed.word)
     for key, text in texts.items():
-        if key in OPTIONS:
+        if key in options:
             parsed.options[key] = text
+        elif parsed.word == PREPARE:
+            hint = nearest(key, [*options, *own_flags])
+            raise UserError(f"unknown key '{key}' of prepare; " + (f"did you mean '{hint}'?" if hint else "see --help"))
         else:
             parsed.config[key] = parse_value(text)
     return parsed
 
 
+def _keys_of(word: str) -> tuple[Mapping[str, object], Mapping[str, str]]:
+    """The keys that steer a word, and the flags that only it has."""
+    return (prepare_command.OPTIONS, prepare_command.FLAGS) if word == PREPARE else (OPTIONS, {})
+
+
+def _switched_on(key: str, text: str) -> bool:
+    value = parse_value(text)
+    if not isinstance(value, bool):
+        raise UserError(f"--{key} is a switch: --{key}, --{key}=True or --{key}=False, got '{text}'")
+    return value
+
+
 def _check_options(parsed: Arguments) -> None:
     for key, text in parsed.options.items():
-        words = OPTIONS[key][0]
-        if parsed.word not in words:
-            raise UserError(f"--{key} does not go with '{parsed.word}', only with {' and '.join(words)}")
-        if not text.strip():
-            raise UserError(f"--{key} is empty; it takes {OPTIONS[key][1]}")
+        if parsed.word == PREPARE:
+            about = prepare_command.OPTIONS[key]
+        else:
+            words, about = OPTIONS[key]
+            if parsed.word not in words:
+                raise UserError(f"--{key} does not go with '{parsed.word}', only with {' and '.join(words)}")
+        if not (text if key.endswith("separator") else text.strip()):
+            raise UserError(f"--{key} is empty; it takes {about}")
 
 
 def _split_files(text: str) -> list[str]:
@@ -204,6 +230,8 @@ def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 def help_text(word: str | None = None) -> str:
     """The text of ``--help``: for one word, or for all."""
+    if word == PREPARE:
+        return _prepare_help()
     shown = {key: about for key, (words, about) in OPTIONS.items() if word is None or word in words}
     lines = [f"usage: recbole-diff {word or '[WORD]'} [--key=value ...]", ""]
     if word is None:
@@ -227,6 +255,22 @@ def help_text(word: str | None = None) -> str:
         EXAMPLES.rstrip("\n"),
     ]
     return "\n".join(lines)
+
+
+def _prepare_help() -> str:
+    keys = [*prepare_command.OPTIONS.items(), *prepare_command.FLAGS.items()]
+    return "\n".join(
+        [
+            f"usage: recbole-diff {PREPARE} --input=FILE --dataset=NAME [--key=value ...]",
+            "",
+            f"{WORDS[PREPARE][0].upper()}{WORDS[PREPARE][1:]}: writes DATA_PATH/NAME/NAME.inter.",
+            "",
+            "keys:",
+            *_columns([(f"--{key}", about) for key, about in keys]),
+            "",
+            prepare_command.EXAMPLES.rstrip("\n"),
+        ]
+    )
 
 
 def model_help(name: str) -> str:
@@ -324,8 +368,10 @@ def _main(arguments: Sequence[str]) -> int:
         print(help_text(), file=sys.stderr)
         return 2
     if parsed.word not in BUILT:
-        raise UserError(f"'{parsed.word}' is not built yet; {' and '.join(BUILT)} are")
+        raise UserError(f"'{parsed.word}' is not built yet; {', '.join(BUILT[:-1])} and {BUILT[-1]} are")
     _check_options(parsed)
+    if parsed.word == PREPARE:
+        return _show(prepare_command.run(parsed.options, parsed.flags, _program()))
     for name in _split_files(parsed.options.get("config_files", "")):
         if not Path(name).is_file():  # said at once, before seconds of imports
             raise UserError(f"no configuration file {name}")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import recbole_diffusion
-from recbole_diffusion import command_line
+from recbole_diffusion import command_line, prepare_command
 from recbole_diffusion.command_line import main, parse, result_table
 from recbole_diffusion.config_files import COMMAND_LINE
 from recbole_diffusion.errors import UserError
@@ -97,9 +97,12 @@ def test_the_same_value_twice_is_one_value() -> None:
         (["-e", "3"], "cannot read '-e'"),
         (["--"], "cannot read '--'"),
         (["--=3"], "cannot read '--=3'"),
+        (["prepare", "--inputs=x"], r"unknown key 'inputs' of prepare; did you mean 'input'\?"),
+        (["prepare", "--epochs=3"], "unknown key 'epochs' of prepare; see --help"),
+        (["prepare", "--overwrite=maybe"], "--overwrite is a switch: .* got 'maybe'"),
         (["--help=me"], "--help takes no value"),
         (["evalute"], r"unknown word 'evalute'; did you mean 'evaluate'\?"),
-        (["xyz"], "unknown word 'xyz'; words: run, evaluate, tune"),
+        (["xyz"], "unknown word 'xyz'; words: run, evaluate, prepare, tune"),
     ],
 )
 def test_what_cannot_be_parsed(arguments: list[str], message: str) -> None:
@@ -149,11 +152,22 @@ def test_evaluate_gets_its_checkpoint(called: list[Any]) -> None:
         (["--model=", "--dataset=small"], "--model is empty"),
         (["--model=SASRec", "--dataset=small", "--config_files=nowhere.yaml"], "no configuration file nowhere.yaml"),
         (["--model=SASRec", "--dataset=small", "--config_files='a"], "cannot read --config_files"),
-        (["tune", "--model=SASRec"], "'tune' is not built yet; run and evaluate are"),
+        (["tune", "--model=SASRec"], "'tune' is not built yet; run, evaluate and prepare are"),
         (["benchmark"], "'benchmark' is not built yet"),
         (["recommend"], "'recommend' is not built yet"),
         (["export"], "'export' is not built yet"),
         (["serve"], "'serve' is not built yet"),
+        (["prepare"], "prepare needs --input=FILE"),
+        (["prepare", "--input=x.csv"], "prepare needs --dataset=NAME"),
+        (["prepare", "--input=x.csv", "--dataset=x", "--user="], "--user is empty; it takes COLUMN of users"),
+        (["prepare", "--input=nowhere.csv", "--dataset=x"], "no file nowhere.csv"),
+        (["prepare", "--input=x.csv", "--dataset=x", "--skip_lines=two"], "--skip_lines is 'two'; it must be a number"),
+        (
+            ["prepare", "--input=x.csv", "--dataset=x", "--show_progress=1"],
+            "--show_progress is '1'; it must be True or",
+        ),
+        (["prepare", "--input=x.csv", "--dataset=x", "--keep=a,,b"], "--keep=a,,b: a name is empty"),
+        (["prepare", "--input=x.csv", "--dataset=x", "--items_key=a"], "--items_key goes with --items=FILE"),
         (["--model=diffurec", "--help"], "did you mean 'DiffuRec'"),
     ],
 )
@@ -214,6 +228,73 @@ def test_recbole_absent_is_a_line_too(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "pip install --no-deps recbole==1.2.1" in capsys.readouterr().err
 
 
+# ---- prepare ----
+
+
+def test_prepare_says_what_it_did_and_what_to_run_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/recbole-diff"])
+    Path("log.csv").write_text("who,what,when\nu1,i1,5\nu2,i1,6\nu1,,7\n", encoding="utf-8")
+    keys = ["--dataset=mine", "--data-path=my data", "--user=who", "--item=what", "--time=when", "--bad_rows=drop"]
+    assert main(["prepare", "--input=log.csv", *keys]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == [
+        "2 interactions of 2 users with 1 items",
+        "fields: user_id from who, item_id from what, timestamp from when",
+        "times: 5 to 6",
+        "left out: 1 (no what)",
+        f"written: {Path('my data/mine/mine.inter')}",
+        "filters: none; the papers keep users and items with 5 interactions or more: "
+        "--user_inter_num_interval='[5,inf)' --item_inter_num_interval='[5,inf)'",
+        "next: recbole-diff --model=DiffuRec --dataset=mine '--data_path=my data'",
+    ]
+    assert captured.err == "log.csv: left out: 1 row (no what), first log.csv:4: column 'what' is empty\n"
+    assert main(["prepare", "--input=log.csv", *keys]) == 2
+    assert "mine.inter is there already" in capsys.readouterr().err
+    assert main(["prepare", "--input=log.csv", *keys, "--overwrite"]) == 0
+    assert main(["prepare", "--input=log.csv", *keys, "--overwrite=False"]) == 2
+
+
+def test_every_key_of_prepare_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recbole_diffusion.data import prepare as preparing
+
+    calls: list[dict[str, Any]] = []
+    made = preparing.Prepared(tmp_path / "ml-1m", (), 1, 1, 1, {}, {}, "5 to 6", (), "recbole-diff --dataset=ml-1m")
+
+    def record(input: str, dataset: str, **keywords: Any) -> Any:
+        calls.append({"input": input, "dataset": dataset, **keywords})
+        return made
+
+    monkeypatch.setattr(preparing, "prepare", record)
+    lists = {"keep", "columns", "items_keep", "items_columns", "users_keep", "users_columns"}
+    own = {"skip_lines": "2", "show_progress": "False", **dict.fromkeys(lists, 'a,"b,c":float')}
+    keys = {key: own.get(key, f"{key} value") for key in prepare_command.OPTIONS}
+    flags = [f"--{flag}" for flag in prepare_command.FLAGS]
+    assert main(["prepare", *flags, *(f"--{key}={value}" for key, value in keys.items())]) == 0
+    (call,) = calls
+    names = ["a", "b,c:float"]
+    for role in ("items", "users"):
+        table = preparing.FeatureTable(f"{role} value", f"{role}_key value", names, names)
+        assert call.pop(role) == table
+    assert call.pop("keep") == call.pop("columns") == names
+    assert (call.pop("skip_lines"), call.pop("show_progress")) == (2, False)
+    assert call.pop("trim") is call.pop("overwrite") is True
+    assert call == {key: f"{key} value" for key in call}
+    assert (
+        set(call)
+        == set(keys) - {"skip_lines", "show_progress"} - {k for k in keys if k[:5] in ("items", "users")} - lists
+    )
+
+
+def test_prepare_names_the_filters_of_a_known_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "r.dat").write_text("1::2::5::978300760\n", encoding="utf-8")
+    arguments = [f"--input={tmp_path / 'r.dat'}", "--dataset=ml-1m", f"--data_path={tmp_path / 'out'}"]
+    assert main(["prepare", *arguments, "--columns=user,item,rating,time"]) == 0
+    assert f"filters: those of {properties_directory() / 'dataset' / 'ml-1m.yaml'}\n" in capsys.readouterr().out
+
+
 # ---- texts ----
 
 
@@ -245,6 +326,15 @@ def test_help_of_one_word_has_its_keys_alone(capsys: pytest.CaptureFixture[str])
     assert text.startswith("usage: recbole-diff evaluate ")
     assert "--checkpoint" in text
     assert "--resume " not in text
+
+
+def test_help_of_prepare_has_its_keys_and_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "--help"]) == 0
+    text = capsys.readouterr().out
+    for key in [*prepare_command.OPTIONS, *prepare_command.FLAGS]:
+        assert f"\n  --{key} " in text
+    assert "--model" not in text
+    assert max(map(len, text.splitlines())) <= 120
 
 
 def test_help_without_anything_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"registry", "compat", "errors"},
     "training": {"models", "evaluation", "provenance", "compat", "errors"},
     "quick_start": SETTINGS | {"data", "models", "evaluation", "training", "provenance"},
-    "command_line": SETTINGS | {"quick_start"},
+    "prepare_command": {"data", "registry", "errors"},
+    "command_line": SETTINGS | {"quick_start", "prepare_command"},
     "__main__": {"command_line"},
 }
 # Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.

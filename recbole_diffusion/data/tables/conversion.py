@@ -21,6 +21,7 @@ from recbole_diffusion.data.tables.dialects import TextFormat
 from recbole_diffusion.data.tables.files import PARQUET_MAGIC, BadRows, Batch, TableFile, counted
 from recbole_diffusion.data.tables.parquet import ParquetTable
 from recbole_diffusion.data.tables.roles import KeptColumn, is_role_name
+from recbole_diffusion.data.tables.times import TimeColumn
 from recbole_diffusion.data.tables.values import Column, Fault, NumberColumn, SequenceColumn, TokenColumn, fault
 from recbole_diffusion.errors import UserError
 
@@ -137,8 +138,11 @@ def write_atomic_file(
                 if taken is not None:
                     texts = {name: column.filter(pa.array(taken)) for name, column in texts.items()}
                 numbers = pa.array(np.arange(writer.rows + 1, writer.rows + rows + 1)).cast(pa.string())
-                for name, counted in distinct.items():
-                    counted.add(texts[name])
+                for name, tokens in distinct.items():
+                    tokens.add(texts[name])
+                for one in fields:
+                    if isinstance(one.column, TimeColumn):
+                        one.column.observe(texts[one.name])
                 writer.write([texts.get(field.name, numbers) for field in fields])
     path = tables[0].path if len(tables) == 1 else tables[0].path.parent
     _tell(path, fields, bad_rows, treatment)

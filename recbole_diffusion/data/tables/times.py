@@ -95,39 +95,40 @@ class TimeColumn:
             raise type_error(self.name, kind, "a time is a number or a date; time=row takes the order of the rows")
         else:
             converted = self._texts(values)
-        return self._within_range(converted)
+        return self._finite(converted)
 
     def _missing(self, rows: np.ndarray | pa.Array) -> list[Fault]:
         remedy = "every interaction needs a time, it is what orders them"
         return fault(rows, f"no {self.name}", lambda row: f"column {self.name!r} has no time", remedy)
 
-    def _within_range(self, converted: Converted) -> Converted:
-        """Refuse infinite times and remember the range of the rest."""
+    def _finite(self, converted: Converted) -> Converted:
+        """The same, with a fault for numbers beyond all bounds."""
         good = np.ones(len(converted.texts), dtype=bool)
         for found in converted.faults:
             good[found.rows] = False
-        if not good.any():
-            return converted
         texts = pc.if_else(pa.array(good), converted.texts, "0")
-        seconds = texts.cast(pa.float64()).to_numpy()
-        infinite = good & ~np.isfinite(seconds)
-        good &= ~infinite
-        faults = converted.faults + fault(
+        infinite = ~np.isfinite(texts.cast(pa.float64()).to_numpy())
+        faults = fault(
             infinite,
             f"{self.name}: no time",
             lambda row: f"column {self.name!r} is {shown(texts[row].as_py())}, not a finite number",
             "write a number such as 978386400 (seconds)",
         )
-        self._rows += int(good.sum())
-        if good.any():
-            self.lowest = min(self.lowest, float(seconds[good].min()))
-            self.highest = max(self.highest, float(seconds[good].max()))
-            if self._only is None and self._rows == good.sum():
-                self._only = texts[int(np.argmax(good))].as_py()
-            if self._only is not None and not pc.all(pc.or_(pc.equal(texts, self._only), pa.array(~good))).as_py():
-                self._only = None
-            self._whole = self._whole and not np.mod(seconds[good], 1).any()
-        return Converted(texts, faults)
+        return Converted(texts, converted.faults + faults)
+
+    def observe(self, texts: pa.Array) -> None:
+        """Take note of the times that are taken, for :attr:`span` and :meth:`notes`."""
+        if len(texts) == 0:
+            return
+        seconds = texts.cast(pa.float64()).to_numpy()
+        if self._rows == 0:
+            self._only = texts[0].as_py()
+        if self._only is not None and not pc.all(pc.equal(texts, self._only)).as_py():
+            self._only = None
+        self._rows += len(texts)
+        self.lowest = min(self.lowest, float(seconds.min()))
+        self.highest = max(self.highest, float(seconds.max()))
+        self._whole = self._whole and not np.mod(seconds, 1).any()
 
     # ------------------------------------------------------------------------------------------- typed columns
 
