@@ -181,7 +181,7 @@ def split_users(
     shares = normalised_shares(ratios, "split_ratio")
     users = np.flatnonzero(histories.lengths)
     if order == "shuffled":
-        shuffled = array("q", users.tolist())
+        shuffled = array("q", users.astype(np.int64).tobytes())
         random.Random(seed).shuffle(shuffled)
         users = np.array(shuffled, dtype=np.int64)
     else:
