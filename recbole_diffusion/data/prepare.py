@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_diffusion.data.atomic_files import TYPES
+from recbole_diffusion.data.atomic_fields import TYPES
 from recbole_diffusion.data.atomic_writing import DistinctTokens, StagingFolder
 from recbole_diffusion.data.tables.conversion import Field, Treatment, open_tables, write_atomic_file
 from recbole_diffusion.data.tables.dialects import TextFormat

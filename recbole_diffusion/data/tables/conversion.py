@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
-from recbole_diffusion.data import atomic_files
-from recbole_diffusion.data.atomic_files import RequiredColumn, check_layout, read_columns
+from recbole_diffusion.data import atomic_values
+from recbole_diffusion.data.atomic_fields import RequiredColumn
+from recbole_diffusion.data.atomic_files import check_layout
+from recbole_diffusion.data.atomic_values import read_columns
 from recbole_diffusion.data.atomic_writing import AtomicWriter, DistinctTokens
+from recbole_diffusion.data.progress import progress
 from recbole_diffusion.data.tables.delimited_text import DelimitedText
 from recbole_diffusion.data.tables.dialects import TextFormat
 from recbole_diffusion.data.tables.files import PARQUET_MAGIC, BadRows, Batch, TableFile, counted
@@ -153,15 +155,7 @@ def write_atomic_file(
 
 
 def _batches(table: TableFile, names: Sequence[str], bad_rows: BadRows, treatment: Treatment) -> Iterator[Batch]:
-    bar = tqdm(
-        total=table.total,
-        desc=table.path.name,
-        unit=table.unit,
-        unit_scale=True,
-        delay=1,
-        disable=not treatment.show_progress,
-    )
-    with bar:
+    with progress(table.path.name, table.total, table.unit, shown=treatment.show_progress) as bar:
         for batch in table.batches(names, bad_rows):
             yield batch
             bar.update(table.done - bar.n)
@@ -255,7 +249,7 @@ def _check_written(path: Path, rows: int, fields: Sequence[Field], identifiers: 
     if file.rows != rows:
         raise UserError(f"{path.name}: {rows} rows were written and {file.rows} read back; the disk may be faulty")
     if path.stat().st_size <= _READ_BACK_BYTES:
-        with _quiet(atomic_files.logger):
+        with _quiet(atomic_values.logger):
             read_columns(file, [one.name for one in fields], identifiers=identifiers, times=times)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
-from recbole_diffusion.data.atomic_files import shown
+from recbole_diffusion.data.atomic_fields import shown
 from recbole_diffusion.data.tables.dialects import QUOTE, TextFormat, codec_of, marked_encoding, settle, split_lines
 from recbole_diffusion.data.tables.files import PARQUET_MAGIC, BadRows, Batch, counted, refuse, refuse_other_kinds
 from recbole_diffusion.data.tables.text_blocks import Block, Damage, TextBlocks, open_bytes

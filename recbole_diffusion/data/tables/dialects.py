@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_diffusion.data.atomic_files import shown
+from recbole_diffusion.data.atomic_fields import shown
 from recbole_diffusion.data.tables.files import refuse
 from recbole_diffusion.errors import UserError
 

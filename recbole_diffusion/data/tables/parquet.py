@@ -9,7 +9,7 @@ from typing import NoReturn
 import pyarrow as pa
 import pyarrow.parquet as arrow_parquet
 
-from recbole_diffusion.data.atomic_files import shown
+from recbole_diffusion.data.atomic_fields import shown
 from recbole_diffusion.data.tables.files import BadRows, Batch, refuse
 
 _BATCH_ROWS = 1 << 16

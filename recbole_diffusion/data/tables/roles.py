@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from recbole_diffusion.data.atomic_files import TYPES, shown
+from recbole_diffusion.data.atomic_fields import TYPES, shown
 from recbole_diffusion.data.tables.files import TableFile
 from recbole_diffusion.errors import UserError
 

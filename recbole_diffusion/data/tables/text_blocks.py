@@ -22,7 +22,7 @@ from typing import IO, NoReturn, cast
 import numpy as np
 import pyarrow as pa
 
-from recbole_diffusion.data.atomic_files import shown
+from recbole_diffusion.data.atomic_fields import shown
 from recbole_diffusion.data.tables.dialects import QUOTE, Dialect
 from recbole_diffusion.data.tables.files import refuse
 from recbole_diffusion.errors import UserError

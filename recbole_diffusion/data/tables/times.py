@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_diffusion.data.atomic_files import shown
+from recbole_diffusion.data.atomic_fields import shown
 from recbole_diffusion.data.tables.values import (
     NUMBER,
     Converted,

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recbole_diffusion.data.atomic_files import MISSING_NUMBERS, PADDING_TOKEN, shown
+from recbole_diffusion.data.atomic_fields import MISSING_NUMBERS, PADDING_TOKEN, shown
 from recbole_diffusion.data.tables.files import counted
 from recbole_diffusion.errors import UserError
 
