@@ -10,12 +10,14 @@ appears when it is whole and has been read back as strictly as a run reads it (d
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from recbole_diffusion.data.atomic_fields import TYPES
 from recbole_diffusion.data.atomic_writing import DistinctTokens, StagingFolder
@@ -26,8 +28,10 @@ from recbole_diffusion.data.tables.roles import ROW, find_column, guess_column, 
 from recbole_diffusion.data.tables.times import TimeColumn
 from recbole_diffusion.data.tables.values import NumberColumn
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.registry import properties_directory
 
-USER, ITEM, TIME, RATING = "user_id", "item_id", "timestamp", "rating"  # RecBole's names of the fields
+# RecBole's names of the fields, by the key that changes them.
+FIELDS = {"USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "TIME_FIELD": "timestamp", "RATING_FIELD": "rating"}
 BAD_ROWS = ("refuse", "drop")
 
 
@@ -147,23 +151,25 @@ def prepare(
         return TextFormat(separator, quote, encoding, None if names is None else tuple(names), skip_lines)
 
     treatment = Treatment(bad_rows == "drop", replace, trim, sequence_separator, show_progress)
-    parts = [(".inter", None), (".item", items), (".user", users)]
-    targets = [folder / f"{dataset}{suffix}" for suffix, table in parts if suffix == ".inter" or table is not None]
+    suffixes = [".inter", *([".item"] if items is not None else []), *([".user"] if users is not None else [])]
+    targets = [folder / f"{dataset}{suffix}" for suffix in suffixes]
     _check_targets(folder, targets, overwrite, treatment)
-    counted = {USER: DistinctTokens(), ITEM: DistinctTokens()}
+    names = field_names(dataset)
+    user_field, item_field = names["USER_ID_FIELD"], names["ITEM_ID_FIELD"]
+    distinct = {user_field: DistinctTokens(), item_field: DistinctTokens()}
     try:
         with StagingFolder(folder) as staging:
             tables = open_tables(table_paths(Path(input)), text_format(columns))
             wanted = {"user": user, "item": item, "time": time, "rating": rating}
-            fields = _interaction_fields(tables[0], wanted, keep, times, treatment)
-            rows = write_atomic_file(tables, fields, staging.path / targets[0].name, treatment, counted)
+            fields = _interaction_fields(tables[0], names, wanted, keep, times, treatment)
+            rows = write_atomic_file(tables, fields, staging.path / targets[0].name, treatment, distinct)
             used = {field.name for field in fields}
-            for name, features in ((ITEM, items), (USER, users)):
+            for role, field, features in (("item", item_field, items), ("user", user_field, users)):
                 if features is not None:
-                    target = staging.path / f"{dataset}.{name.removesuffix('_id')}"
-                    used |= _write_features(
-                        features, text_format(features.columns), name, target, treatment, counted[name], used
-                    )
+                    parts = open_tables(table_paths(Path(features.path)), text_format(features.columns))
+                    target = staging.path / f"{dataset}.{role}"
+                    key = Field(field, "token", None, role)
+                    used |= _write_features(features, parts, key, target, treatment, distinct[field], used)
             staging.publish()
     except OSError as error:
         raise UserError(f"cannot write {targets[0]}: {error.strerror or error}; nothing is left behind") from error
@@ -172,14 +178,21 @@ def prepare(
         folder=folder,
         files=tuple(targets),
         interactions=rows,
-        users=len(counted[USER]),
-        items=len(counted[ITEM]),
+        users=len(distinct[user_field]),
+        items=len(distinct[item_field]),
         fields={field.name: ROW if field.column is None else field.column.name for field in fields},
         dropped=treatment.dropped,
         times=f"the order of the rows, 1 to {rows}" if time == ROW else times.span,
         notes=tuple(treatment.notes),
         command=shlex.join(command),
     )
+
+
+def field_names(dataset: str) -> dict[str, str]:
+    """The names of the fields of a dataset: RecBole's, or those that ``properties/dataset/<dataset>.yaml`` sets."""
+    path = properties_directory() / "dataset" / f"{dataset}.yaml"
+    given = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return {key: str((given or {}).get(key, name)) for key, name in FIELDS.items()}
 
 
 def _folder(data_path: Path, dataset: str) -> Path:
@@ -208,7 +221,12 @@ def _refuse_atomic(table: TableFile) -> None:
 
 
 def _interaction_fields(
-    table: TableFile, wanted: dict[str, str | None], keep: Sequence[str], times: TimeColumn, treatment: Treatment
+    table: TableFile,
+    names: dict[str, str],
+    wanted: dict[str, str | None],
+    keep: Sequence[str],
+    times: TimeColumn,
+    treatment: Treatment,
 ) -> list[Field]:
     """The fields of the ``.inter`` file, each with the column that fills it."""
     _refuse_atomic(table)
@@ -225,12 +243,12 @@ def _interaction_fields(
             treatment.note(f"{table.path}: column {found[role]!r} is taken as the {role}")
     times.name = found.get("time", ROW)
     fields = [
-        Field(USER, "token", treatment.identifier(found["user"])),
-        Field(ITEM, "token", treatment.identifier(found["item"])),
-        Field(TIME, "float", times if "time" in found else None),
+        Field(names["USER_ID_FIELD"], "token", treatment.identifier(found["user"]), "user"),
+        Field(names["ITEM_ID_FIELD"], "token", treatment.identifier(found["item"]), "item"),
+        Field(names["TIME_FIELD"], "float", times if "time" in found else None, "time"),
     ]
     if "rating" in found:
-        fields.append(Field(RATING, "float", NumberColumn(found["rating"])))
+        fields.append(Field(names["RATING_FIELD"], "float", NumberColumn(found["rating"])))
     sources = list(found.values())
     for text in keep:
         kept = kept_column(table, text, "keep")
@@ -252,16 +270,15 @@ def _interaction_fields(
 
 def _write_features(
     features: FeatureTable,
-    format: TextFormat,
-    field: str,
+    tables: Sequence[TableFile],
+    field: Field,
     target: Path,
     treatment: Treatment,
     seen: DistinctTokens,
     used: set[str],
 ) -> set[str]:
     """Write a ``.item`` or ``.user`` file for the ids ``seen`` in the interactions; return its features' names."""
-    role = field.removesuffix("_id")
-    tables = open_tables(table_paths(Path(features.path)), format)
+    role = field.role
     first = tables[0]
     _refuse_atomic(first)
     if features.key is not None:
@@ -281,10 +298,10 @@ def _write_features(
     if features.keep is None:
         said = ", ".join(f"{column.name}:{column.type}" for column in kept)
         treatment.note(f"{first.path}: all columns are kept, as {said} ({role}s_keep= chooses columns and types)")
-    fields = [Field(field, "token", treatment.identifier(key))]
+    fields = [dataclasses.replace(field, column=treatment.identifier(key))]
     fields += [Field(column.name, column.type, treatment.column(column)) for column in kept]
     there = DistinctTokens()
-    rows = write_atomic_file(tables, fields, target, treatment, {field: there})
+    rows = write_atomic_file(tables, fields, target, treatment, {field.name: there})
     if rows > len(there):
         treatment.note(
             f"{first.path}: {counted(rows - len(there), 'row')} with the {role} of an earlier one, which runs take"

@@ -75,11 +75,15 @@ class Treatment:
 
 @dataclass(frozen=True)
 class Field:
-    """A field of an atomic file: name, type, and the column that fills it (None: the number of the row)."""
+    """A field of an atomic file: name, type, the column that fills it (None: the number of the row), and its role.
+
+    Roles: ``user``, ``item``, ``time``; empty for all others.
+    """
 
     name: str
     type: str
     column: Column | None
+    role: str = ""
 
 
 def open_tables(paths: Sequence[Path], format: TextFormat) -> list[TableFile]:
@@ -150,7 +154,7 @@ def write_atomic_file(
     _tell(path, fields, bad_rows, treatment)
     if writer.rows == 0:
         raise UserError(f"{path}: no row is left; {'; '.join(bad_rows.first.values())}")
-    _check_written(target, writer.rows, fields, list(distinct))
+    _check_written(target, writer.rows, fields)
     return writer.rows
 
 
@@ -194,11 +198,10 @@ class _HeaderLines:
     """Finds rows that are no data but a header: repeated in joined files, or left in when names are given."""
 
     def __init__(self, fields: Sequence[Field]) -> None:
-        columns = {one.name: one.column for one in fields}
-        self._names = {
-            name: column.name
-            for name, column in columns.items()
-            if isinstance(column, TokenColumn) and column.identifier
+        self._columns = {
+            one.name: (one.role, one.column.name)
+            for one in fields
+            if one.role in ("user", "item") and one.column is not None
         }
         self._first = False
         self._text = False
@@ -214,13 +217,13 @@ class _HeaderLines:
         if not self._text or rows == 0:
             return []
         first, self._first = self._first, False
-        user, item = (texts[name][0].as_py() if name in texts else "" for name in ("user_id", "item_id"))
-        if first and is_role_name("user", user) and is_role_name("item", item):
-            what = f"the header ({user}, {item}) where the first row should be"
+        values = {texts[name][0].as_py(): role for name, (role, _) in self._columns.items()}
+        if first and len(values) == 2 and all(is_role_name(role, value) for value, role in values.items()):
+            what = f"the header ({', '.join(values)}) where the first row should be"
             remedy = "leave out columns=, the file has names of its own"
             return fault(np.arange(rows) == 0, "a header", lambda row: what, remedy)
         again = np.ones(rows, dtype=bool)
-        for name, column in self._names.items():
+        for name, (_, column) in self._columns.items():
             again &= pc.equal(texts[name], column).to_numpy(zero_copy_only=False)
             if not again.any():
                 return []
@@ -239,16 +242,15 @@ def _tell(path: Path, fields: Sequence[Field], bad_rows: BadRows, treatment: Tre
         treatment.dropped[kind] = treatment.dropped.get(kind, 0) + count
 
 
-def _check_written(path: Path, rows: int, fields: Sequence[Field], identifiers: Sequence[str]) -> None:
+def _check_written(path: Path, rows: int, fields: Sequence[Field]) -> None:
     """Read a file back as a run will."""
-    times = [one.name for one in fields if one.name == "timestamp"]
-    required = [
-        RequiredColumn(one.name, "field", one.type, "a run") for one in fields if one.name in (*identifiers, *times)
-    ]
+    required = [RequiredColumn(one.name, "field", one.type, "a run") for one in fields if one.role]
     file = check_layout(path, required=required)
     if file.rows != rows:
         raise UserError(f"{path.name}: {rows} rows were written and {file.rows} read back; the disk may be faulty")
     if path.stat().st_size <= _READ_BACK_BYTES:
+        identifiers = [one.name for one in fields if one.role in ("user", "item")]
+        times = [one.name for one in fields if one.role == "time"]
         with _quiet(atomic_values.logger):
             read_columns(file, [one.name for one in fields], identifiers=identifiers, times=times)
 
