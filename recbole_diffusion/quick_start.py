@@ -21,6 +21,7 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config_protocols import protocol_facts
 from recbole_diffusion.data.loading import prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
@@ -274,7 +275,10 @@ def _logged(
         code=code_version(),
         versions=package_versions(),
         data=fingerprint,
-        protocol={key: config[key] for key in ("eval_args", "repeatable", "topk", "eval_seed", "MAX_ITEM_LIST_LENGTH")},
+        protocol={
+            **protocol_facts(config),
+            **{key: config[key] for key in ("topk", "eval_seed", "MAX_ITEM_LIST_LENGTH")},
+        },
         finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
     folder.write_result(json.loads(json.dumps(facts, default=str)))

@@ -385,7 +385,8 @@ class CheckedReading(_Base):
         begins = np.flatnonzero(np.diff(users, prepend=-1))
         lengths = np.diff(np.append(begins, len(users)))
         split = self.config["eval_args"]["split"] or {}
-        leaves_out = isinstance(self, SequentialDataset) and "LS" in split
+        by_split = self.config["protocol"] in (None, "leave_one_out", "eval_args")
+        leaves_out = isinstance(self, SequentialDataset) and by_split and "LS" in split
         if leaves_out:
             self._check_leave_one_out(split["LS"], lengths)
         if not repeated.any():

@@ -1,0 +1,79 @@
+"""Runs from configuration to result by each protocol: the numbers of rows, what is recorded, and filter_seen."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from recbole_diffusion import run
+from recbole_diffusion.errors import UserError
+
+QUICK = {
+    "epochs": 1, "embedding_size": 8, "hidden_size": 8, "loss_type": "CE", "metrics": ["Recall", "Hit"],
+    "topk": [5, 39], "valid_metric": "Recall@5", "MAX_ITEM_LIST_LENGTH": 6, "use_gpu": False, "show_progress": False,
+    "cache": False,
+}  # fmt: skip
+
+
+def outcome(small_data: Path, tmp_path: Path, **settings: Any) -> tuple[dict[str, Any], str]:
+    """result.json and the log of a run of RecBole's GRU4Rec on `small`."""
+    result = run("GRU4Rec", "small", {**QUICK, **settings}, data_path=small_data, output=tmp_path)
+    facts = json.loads((result.folder / "result.json").read_text(encoding="utf-8"))
+    return facts, (result.folder / "run.log").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def lengths(small_data: Path) -> list[int]:
+    """Interactions of each user, users in the order of the file."""
+    frame = pd.read_csv(small_data / "small" / "small.inter", sep="\t")
+    return frame.groupby("user_id:token", sort=False).size().tolist()
+
+
+def test_user_split_multi(small_data: Path, tmp_path: Path, lengths: list[int]) -> None:
+    facts, log = outcome(
+        small_data, tmp_path, protocol="user_split_multi", split_ratio=[2, 1, 1], user_order="first_time"
+    )
+    rows = sum(max(length - 4, 0) for length in lengths[:30])
+    assert f"protocol user_split_multi: {rows} training, 15 validation, 15 test rows" in log
+    assert "leave-one-out" not in log
+    assert facts["protocol"] == {
+        "protocol": "user_split_multi", "split_ratio": [2, 1, 1], "user_order": "first_time", "min_history": None,
+        "one_cut_per_user": False, "filter_seen": False, "repeatable": True,
+        "eval_args": {"mode": {"valid": "full", "test": "full"}}, "topk": [5, 39], "eval_seed": 2023,
+        "MAX_ITEM_LIST_LENGTH": 6,
+    }  # fmt: skip
+    assert facts["test_result"]["hit@5"] >= facts["test_result"]["recall@5"]
+
+
+def test_user_split_next_with_seen_items_out(small_data: Path, tmp_path: Path, lengths: list[int]) -> None:
+    """39 of 40 items are ranked: with seen items out, every target that is new is found, and no other."""
+    frame = pd.read_csv(small_data / "small" / "small.inter", sep="\t")
+    items = frame.groupby("user_id:token", sort=False)["item_id:token"].apply(list).tolist()
+    settings = {"protocol": "user_split_next", "split_ratio": [2, 1, 1], "user_order": "first_time"}
+    facts, log = outcome(small_data, tmp_path, **settings, filter_seen=True)
+    assert f"{sum(length - 1 for length in lengths[:30])} training, 15 validation, 15 test rows" in log
+    new = [own[-1] not in own[:-1] for own in items[45:]]
+    assert facts["protocol"]["filter_seen"] is True
+    assert facts["test_result"]["hit@39"] == pytest.approx(sum(new) / 15, abs=1e-6)
+
+
+def test_global_time(small_data: Path, tmp_path: Path) -> None:
+    """Users of `small` come 1000 seconds apart: a date within one history has a single user around it."""
+    begin = 1_300_000_000 + 30 * 1000
+    dates = [begin + 2, begin + 4]
+    facts, log = outcome(small_data, tmp_path, protocol="global_time", split_time=dates, time_target="successive")
+    assert "2 validation, " in log
+    assert f"before {dates[0]} train" in log
+    assert "test: 29 of 30 users have no interaction before the part and are left out" in log
+    assert facts["protocol"]["split_time"] == dates
+    assert "split_ratio" not in facts["protocol"]
+
+
+def test_a_split_that_the_data_cannot_have_is_one_line(small_data: Path, tmp_path: Path) -> None:
+    settings = {"protocol": "global_time", "split_time": ["2011-01-01", "2031-01-01"]}
+    with pytest.raises(UserError, match=r"split_time .* leaves no training row; times run from 1300000000 to 13000590"):
+        outcome(small_data, tmp_path, **settings)
