@@ -16,6 +16,7 @@ The schema's metadata says what the evaluation was (`recbole_diffusion`, JSON).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -72,7 +73,8 @@ def write_per_user(
             f"cannot write {path} ({error.strerror or error}); make room, or run without save_per_user"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
     logger.info("results of %d rows in %s", len(rows.ranking), path)
     return path
 

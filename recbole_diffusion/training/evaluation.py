@@ -106,7 +106,7 @@ class RankingTrainer(Trainer):
         collector = self.eval_collector
         targets = by_row((positive_u, positive_i))
         options: dict[str, Any] = {
-            "memory": (self.config["rank_memory"] or 256) * 2**20,
+            "memory": int((self.config["rank_memory"] or 256) * 2**20),
             "targets": targets if collector.counts_targets else None,
             "seen": seen,
         }
