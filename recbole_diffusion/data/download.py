@@ -30,7 +30,12 @@ from recbole_diffusion.errors import UserError
 logger = getLogger(__name__)
 
 # Names used here and in the papers for datasets that RecBole's table has under another name.
-OTHER_NAMES: Mapping[str, str] = {"amazon-toys": "amazon-toys-games"}
+OTHER_NAMES: Mapping[str, str] = {
+    "amazon-book": "amazon-books",
+    "amazon-toys": "amazon-toys-games",
+    "steam": "steam-not-merged",
+    "yoochoose": "yoochoose-buys-not-merged",
+}
 
 ATOMIC_SUFFIXES = (".inter", ".user", ".item", ".kg", ".link", ".net")
 TIMEOUT_SECONDS = 30
