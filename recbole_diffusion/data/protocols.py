@@ -91,7 +91,7 @@ def split_rows(histories: Histories, config: Any, times: np.ndarray | None = Non
             min_history=minimum,
         )
     elif protocol in PROTOCOLS:
-        split = _recbole_split(histories, config["eval_args"], times)
+        split, minimum = _recbole_split(histories, config["eval_args"], times), 1
         protocol = f"{protocol} {config['eval_args']['split']}"
     else:
         raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
