@@ -19,7 +19,7 @@ import functools
 from collections.abc import Sequence
 from logging import getLogger
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,10 @@ from recbole_diffusion.data.atomic_files import (
     read_columns,
     split_sequences,
 )
+from recbole_diffusion.data.filters import FilteredInteractions
+from recbole_diffusion.data.history_checks import check_histories
 from recbole_diffusion.data.history_dataset import HistoryDataset, keeps_histories
+from recbole_diffusion.data.stable_order import stable_order
 from recbole_diffusion.errors import UserError
 
 logger = getLogger(__name__)
@@ -45,12 +48,10 @@ TIME_PRECISIONS = ("exact", "float32")
 # Column that carries what exact_order returns through RecBole's filters. No field has this name: names have no colon.
 _RANK = "time:rank"
 
-_FILTERS = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter")
+_RECBOLE_PROTOCOLS = (None, "leave_one_out", "eval_args")
 
-if TYPE_CHECKING:
-    from recbole.data.dataset import Dataset as _Base
-else:
-    _Base = object
+# Tables whose tokens are read as codes; RecBole's code for the others takes tokens for text.
+_CODED = (FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM)
 
 
 @functools.cache
@@ -82,7 +83,7 @@ def _blank(base: type) -> Any:
     return made.__new__(made)
 
 
-class CheckedReading(_Base):
+class CheckedReading(FilteredInteractions):
     """What :func:`checked_dataset` puts in front of a RecBole dataset class. Overrides RecBole's reading only."""
 
     _recbole_class: type
@@ -102,6 +103,10 @@ class CheckedReading(_Base):
             raise UserError(f"time_precision is {precision!r}; allowed: {', '.join(TIME_PRECISIONS)}")
         self.files_read: list[AtomicFile] = []
         self.inter_feat: Any = None
+
+    @property
+    def _shows_progress(self) -> bool:
+        return self.config["show_progress"] is not False and not self.config["local_rank"]
 
     @property
     def _time_orders(self) -> bool:
@@ -200,6 +205,7 @@ class CheckedReading(_Base):
             separator=self.config["field_separator"],
             encoding=self.config["encoding"] or "utf-8",
             required=required,
+            show_progress=self._shows_progress,
         )
         columns = self._columns_to_load(file, load_col, unload_col, required)
         if not columns:
@@ -218,12 +224,19 @@ class CheckedReading(_Base):
         if time is not None and file.type_of(time) != "float":
             time = None
         identifiers = [column.name for column in required if column.type == "token"]
-        frame = read_columns(file, columns, identifiers=identifiers, times=[] if time is None else [time])
+        times = [] if time is None else [time]
+        frame = read_columns(file, columns, identifiers=identifiers, times=times, show_progress=self._shows_progress)
         for name in columns:
             if file.type_of(name).endswith("seq"):
                 frame[name] = pd.Series(self._sequences(file, name, frame[name]), dtype=object)
-        if time is not None and self._time_orders and self.time_precision == "exact":
-            rank = exact_order(file, time, frame[time].to_numpy())
+            elif file.type_of(name) == "token" and source not in _CODED:
+                frame[name] = frame[name].astype(object)
+        if time is not None:
+            values = frame[time].to_numpy()
+            frame[time] = values.astype(np.float64, copy=False)
+            rank = None
+            if self._time_orders and self.time_precision == "exact":
+                rank = exact_order(file, time, values)
             if rank is not None:
                 frame[_RANK] = rank
         if source in (FeatureSource.USER, FeatureSource.ITEM):
@@ -285,39 +298,6 @@ class CheckedReading(_Base):
 
     # ---------------------------------------------------------------------------------------------- filters
 
-    def _data_filtering(self) -> None:
-        before = len(self.inter_feat)
-        super()._data_filtering()
-        after = len(self.inter_feat)
-        if after == 0:
-            raise UserError(self._nothing_left("interaction"))
-        if after != before:
-            logger.info(
-                "%s: filters keep %d of %d interactions: %d users, %d items (%s)",
-                self.dataset_name,
-                after,
-                before,
-                self.inter_feat[self.uid_field].nunique() if self.uid_field else 0,
-                self.inter_feat[self.iid_field].nunique() if self.iid_field else 0,
-                self._filters_set(),
-            )
-
-    def _reset_index(self) -> None:
-        for name in self.feat_name_list:
-            if getattr(self, name).empty:
-                raise UserError(self._nothing_left("interaction" if name == "inter_feat" else f"row of {name}"))
-        super()._reset_index()
-
-    def _filters_set(self) -> str:
-        found = [f"{key}: {self.config[key]}" for key in _FILTERS if self.config[key] not in (None, "[0,inf)")]
-        features = [name for name in ("user_feat", "item_feat") if getattr(self, name) is not None]
-        if self.config["filter_inter_by_user_or_item"] is True and features:
-            found.append(f"filter_inter_by_user_or_item with {' and '.join(features)}")
-        return ", ".join(found) or "no filter is set"
-
-    def _nothing_left(self, what: str) -> str:
-        return f"dataset {self.dataset_name!r}: no {what} is left after the filters ({self._filters_set()}); relax them"
-
     def _remove_duplication(self) -> None:
         """RecBole's, after a stable sort by exact time: which of two rows is the first never depends on chance."""
         if self.config["rm_dup_inter"] is not None and self._sorts_exactly:
@@ -339,7 +319,7 @@ class CheckedReading(_Base):
     def _in_time_order(self, frame: pd.DataFrame) -> pd.DataFrame:
         """``frame`` sorted by exact time, equal times in the order they had."""
         key = frame[_RANK if _RANK in frame else self.time_field].to_numpy()
-        return frame.iloc[np.argsort(key, kind="stable")]
+        return frame.take(stable_order(key))
 
     def _remap_ID_all(self) -> None:
         """Give ids as RecBole does, in file order, then put the interactions in exact time order.
@@ -365,9 +345,11 @@ class CheckedReading(_Base):
             for field in feat:
                 kind = self.field2type[field]
                 if kind == FeatureType.TOKEN:
-                    feat[field] = feat[field].fillna(0).astype(np.int64)
+                    if feat[field].dtype != np.int64:
+                        feat[field] = feat[field].fillna(0).astype(np.int64)
                 elif kind == FeatureType.FLOAT:
-                    feat[field] = feat[field].fillna(feat[field].mean())
+                    if feat[field].isna().any():
+                        feat[field] = feat[field].fillna(feat[field].mean())
                 else:
                     empty = np.array([], dtype=np.int64 if kind == FeatureType.TOKEN_SEQ else np.float64)
                     feat[field] = [empty if isinstance(value, float) else value for value in feat[field]]
@@ -375,56 +357,16 @@ class CheckedReading(_Base):
     def _check_histories(self) -> None:
         """Log repeated interactions and short histories; refuse data in which nobody has a history to learn from."""
         users = self.inter_feat[self.uid_field].to_numpy()
-        by_user = np.argsort(users, kind="stable")
-        users = users[by_user]
-        if not self._sorts_exactly:
-            times = self.inter_feat[self.time_field].to_numpy().astype(np.float32)
-            by_user = np.lexsort((times, self.inter_feat[self.uid_field].to_numpy()))
-        pairs = pd.DataFrame({"user": users, "item": self.inter_feat[self.iid_field].to_numpy()[by_user]})
-        repeated = pairs.duplicated().to_numpy()
-        begins = np.flatnonzero(np.diff(users, prepend=-1))
-        lengths = np.diff(np.append(begins, len(users)))
+        if self._sorts_exactly:
+            by_user = stable_order(users)
+        else:
+            by_user = np.lexsort((self.inter_feat[self.time_field].to_numpy().astype(np.float32), users))
+        leaves_out = isinstance(self, SequentialDataset) and self.config["protocol"] in _RECBOLE_PROTOCOLS
         split = self.config["eval_args"]["split"] or {}
-        by_split = self.config["protocol"] in (None, "leave_one_out", "eval_args")
-        leaves_out = isinstance(self, SequentialDataset) and by_split and "LS" in split
-        if leaves_out:
-            self._check_leave_one_out(split["LS"], lengths)
-        if not repeated.any():
-            return
-        targets = ""
-        if leaves_out:
-            ends = begins + lengths
-            test = repeated[ends[lengths >= 3] - 1]
-            valid = repeated[ends[lengths >= 4] - 2]
-            targets = {
-                "valid_and_test": f"; in their own history stand {test.sum()} of {len(test)} test targets and "
-                f"{valid.sum()} of {len(valid)} validation targets",
-                "test_only": f"; in their own history stand {test.sum()} of {len(test)} test targets",
-                "valid_only": f"; in their own history stand {test.sum()} of {len(test)} validation targets",
-            }.get(split["LS"], "")
-        logger.warning(
-            "%s: %d of %d interactions repeat an earlier (user, item) and are kept (rm_dup_inter drops them)%s",
+        check_histories(
             self.dataset_name,
-            int(repeated.sum()),
-            len(repeated),
-            targets,
+            users[by_user],
+            self.inter_feat[self.iid_field].to_numpy()[by_user],
+            leave_one_out=split.get("LS") if leaves_out else None,
+            filters=self._filters_set(),
         )
-
-    def _check_leave_one_out(self, mode: str, lengths: np.ndarray) -> None:
-        """A sequence of n interactions gives n - 1 samples, of which the last ones are left out while one remains."""
-        needed = 4 if mode == "valid_and_test" else 3
-        if lengths.max() < needed:
-            raise UserError(
-                f"dataset {self.dataset_name!r}: the longest history has {lengths.max()} interactions, leave-one-out "
-                f"({mode}) needs at least {needed}; change the filters ({self._filters_set()}) or eval_args.split"
-            )
-        short = int((lengths < needed).sum())
-        if short:
-            logger.info(
-                "%s: %d of %d users have fewer than %d interactions: leave-one-out has no target of theirs in one part "
-                "or more",
-                self.dataset_name,
-                short,
-                len(lengths),
-                needed,
-            )

@@ -52,11 +52,13 @@ def from_cache(dataset: Any) -> bool:
 def test_the_second_run_maps_what_the_first_prepared(toy: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "recbole_diffusion")
     first, parts = built(toy)
-    said = [record.getMessage() for record in caplog.records if record.name.endswith("reading")]
+    said = [record.getMessage() for record in caplog.records if record.name.endswith(("reading", "history_checks"))]
     assert any("repeat an earlier" in message for message in said)
     caplog.clear()
     second, again = built(toy)
-    assert said == [record.getMessage() for record in caplog.records if record.name.endswith("reading")]
+    assert said == [
+        record.getMessage() for record in caplog.records if record.name.endswith(("reading", "history_checks"))
+    ]
     assert (from_cache(first), from_cache(second)) == (False, True)
     for name in ("field2type", "field2source", "field2seqlen", "field2bucketnum", "field2token_id", "alias"):
         assert getattr(first, name) == getattr(second, name), name
