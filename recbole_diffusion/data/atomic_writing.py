@@ -151,16 +151,23 @@ class DistinctTokens:
     def add(self, tokens: pa.Array) -> None:
         """Take note of some tokens."""
         distinct = pc.unique(tokens).to_numpy(zero_copy_only=False)
-        self._sorted.append(np.unique(pd.util.hash_array(distinct, categorize=False)))
+        self._sorted.append(np.sort(pd.util.hash_array(distinct, categorize=False)))
         # As in a merge sort: sets of like size are merged, so that the work stays close to proportional.
         while len(self._sorted) > 1 and len(self._sorted[-2]) < 2 * len(self._sorted[-1]):
-            self._sorted.append(np.union1d(self._sorted.pop(), self._sorted.pop()))
+            self._sorted.append(_merged(self._sorted.pop(), self._sorted.pop()))
 
     def hashes(self) -> np.ndarray:
         """(tokens,) the hash of every token, sorted."""
         while len(self._sorted) > 1:
-            self._sorted.append(np.union1d(self._sorted.pop(), self._sorted.pop()))
+            self._sorted.append(_merged(self._sorted.pop(), self._sorted.pop()))
         return self._sorted[0] if self._sorted else np.zeros(0, dtype=np.uint64)
 
     def __len__(self) -> int:
         return len(self.hashes())
+
+
+def _merged(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The different numbers of two sorted arrays, sorted."""
+    both = np.concatenate([one, other])
+    both.sort(kind="stable")  # merges what is sorted in parts already, in time proportional to its length
+    return both[np.concatenate([[True], both[1:] != both[:-1]])] if len(both) else both
