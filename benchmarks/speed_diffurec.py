@@ -263,14 +263,13 @@ def measure_evaluation(ours: Ours) -> dict[str, Any]:
 
     The network is `user_vectors`, that is the reverse chain with its noise; scoring is the product with all items.
     """
-    from recbole.data.utils import data_preparation
-
+    from recbole_diffusion.data.loading import prepare_loaders
     from recbole_diffusion.data.reading import checked_dataset
     from recbole_diffusion.training import evaluation as loop
 
     trainer, config = ours.trainer, ours.config
     dataset = checked_dataset(config.entry.dataset_class)(config)
-    train_data, _, test_data = data_preparation(config, dataset)
+    train_data, _, test_data = prepare_loaders(config, dataset)
     trainer.eval_collector.data_collect(train_data)
     clock = Stopwatch(ours.device)
     ours.model.user_vectors = clock.timed("network", ours.model.user_vectors)
