@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from data_path_table import render_data_path
+from full_ranking_table import render_full_ranking
 from markdown_tables import number, signed, table
 
 HERE = Path(__file__).resolve().parent
@@ -180,6 +181,7 @@ def render_flat(raw: Mapping[str, Any], name: str) -> str:
 
 RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "data_path": render_data_path,
+    "full_ranking": render_full_ranking,
     "speed_diffurec": render_speed,
 }
 
