@@ -52,15 +52,15 @@ def text_columns(
                 waiting_rows += batch.num_rows
                 bar.update(batch.num_rows)
                 if waiting_rows >= ROWS_AT_ONCE:
-                    yield _by_name(waiting)
-                    rows, waiting, waiting_rows = rows + waiting_rows, [], 0
+                    rows, waiting_rows = rows + waiting_rows, 0
+                    yield _taken(waiting)
     except (pa.ArrowException, OSError, ValueError) as error:
         refuse(file.path, None, f"cannot be read ({error})", "was it changed while it was being read?")
     if rows + waiting_rows != file.rows:
         what = f"{file.rows} rows by line, {rows + waiting_rows} as Arrow reads it"
         refuse(file.path, None, what, "the file changed while it was being read, or holds unusual control characters")
     if waiting_rows:
-        yield _by_name(waiting)
+        yield _taken(waiting)
 
 
 def _open(file: AtomicFile, names: list[str], wanted: list[str]) -> csv.CSVStreamingReader:
@@ -86,8 +86,10 @@ def _open(file: AtomicFile, names: list[str], wanted: list[str]) -> csv.CSVStrea
     )
 
 
-def _by_name(batches: list[pa.RecordBatch]) -> dict[str, pa.ChunkedArray]:
+def _taken(batches: list[pa.RecordBatch]) -> dict[str, pa.ChunkedArray]:
+    """The columns of some batches, which are held by nobody else from then on: each goes when its reader lets it go."""
     table = pa.Table.from_batches([batch for batch in batches if batch.num_rows])
+    batches.clear()
     return dict(zip(table.column_names, table.columns, strict=True))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from logging import getLogger
 from typing import Protocol
 
@@ -78,9 +79,11 @@ def read_columns(
             made[field.name] = _Tokens(file, field.name, is_identifier=field.name in identifiers)
         else:
             made[field.name] = _Texts()
-    for chunk in text_columns(file, list(made), show_progress=show_progress):
-        for name, texts in chunk.items():
-            made[name].add(texts)
+    with ThreadPoolExecutor(max_workers=pa.cpu_count()) as threads:  # Arrow's work needs no lock of Python's
+        for chunk in text_columns(file, list(made), show_progress=show_progress):
+            done = [threads.submit(made[name].add, chunk.pop(name)) for name in list(chunk)]
+            for column in done:
+                column.result()
     pa.default_memory_pool().release_unused()
     numbers_first = sorted(made, key=lambda name: file.type_of(name) != "float")
     values = {name: made[name].finish() for name in numbers_first}

@@ -31,7 +31,9 @@ def check_histories(
     lengths = np.diff(np.append(begins, len(users)))
     if leave_one_out is not None:
         _check_lengths(name, lengths, leave_one_out, filters)
-    repeated = repeats(users.astype(np.int64) * (int(items.max()) + 1) + items)
+    pairs = users.astype(np.int64) * (int(items.max()) + 1)
+    pairs += items
+    repeated = repeats(pairs)
     if not repeated.any():
         return
     targets = ""

@@ -319,7 +319,8 @@ class CheckedReading(FilteredInteractions):
     def _in_time_order(self, frame: pd.DataFrame) -> pd.DataFrame:
         """``frame`` sorted by exact time, equal times in the order they had."""
         key = frame[_RANK if _RANK in frame else self.time_field].to_numpy()
-        return frame.take(stable_order(key))
+        order = stable_order(key)
+        return pd.DataFrame({name: frame[name].array.take(order) for name in frame}, copy=False)
 
     def _remap_ID_all(self) -> None:
         """Give ids as RecBole does, in file order, then put the interactions in exact time order.
@@ -328,7 +329,7 @@ class CheckedReading(FilteredInteractions):
         """
         super()._remap_ID_all()
         if self._sorts_exactly:
-            self.inter_feat = self._in_time_order(self.inter_feat).reset_index(drop=True)
+            self.inter_feat = self._in_time_order(self.inter_feat)
         if _RANK in self.inter_feat:
             self.inter_feat = self.inter_feat.drop(columns=_RANK)
         if self._time_orders and self.uid_field and self.iid_field:
