@@ -135,7 +135,7 @@ def settle(path: Path, sample: bytes, complete: bool, format: TextFormat, codec:
     if not lines:
         refuse(path, "no line with anything in it", "give a file with a header and rows")
     if separator is None:
-        separator = _guess(path, lines, format.quote != "none")
+        separator = _guess(path, lines, format.quote)
         if separator != _BY_SUFFIX.get(_suffix(path)):
             notes.append(f"fields are separated by {_SAID[separator]}")
     quoted = _is_quoted(lines[0], separator, format.quote)
@@ -163,12 +163,12 @@ def _is_quoted(header: str, separator: str, quote: str | None) -> bool:
     return separator != "\t" or header.startswith(QUOTE)
 
 
-def _guess(path: Path, lines: Sequence[str], quoted: bool) -> str:
-    possible = [candidate for candidate in _CANDIDATES if _splits_evenly(lines, candidate, quoted)]
+def _guess(path: Path, lines: Sequence[str], quote: str | None) -> str:
+    possible = [candidate for candidate in _CANDIDATES if _splits_evenly(lines, candidate, quote)]
     usual = _BY_SUFFIX.get(_suffix(path))
     if usual in possible:
         return usual
-    if not possible and _splits_evenly(lines, " ", quoted):
+    if not possible and _splits_evenly(lines, " ", quote):
         possible = [" "]
     if len(possible) > 1:
         said = " or ".join(_SAID[candidate] for candidate in possible)
@@ -181,8 +181,9 @@ def _guess(path: Path, lines: Sequence[str], quoted: bool) -> str:
     return refuse(path, what, "say what separates fields with separator=")
 
 
-def _splits_evenly(lines: Sequence[str], separator: str, quoted: bool) -> bool:
+def _splits_evenly(lines: Sequence[str], separator: str, quote: str | None) -> bool:
     """Whether a separator gives the first line two fields or more, and nearly all others as many."""
+    quoted = len(separator) == 1 and _is_quoted(lines[0], separator, quote)
     counts = [len(fields) for fields in split_lines(lines, separator, quoted) if fields]
     return counts[0] > 1 and counts.count(counts[0]) >= _ENOUGH * len(counts)
 
