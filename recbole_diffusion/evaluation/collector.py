@@ -1,9 +1,9 @@
 """What an evaluation keeps of each batch: ids and counts, never scores; and the metrics made of it at the end.
 
 RecBole's collector takes the top k of a batch twice and builds a (B, V) integer matrix of positives. This one keeps the
-k best items and the targets of every row. Metrics of rows are computed from these, vectorised
-(`recbole_diffusion.evaluation.metrics`); every other metric (coverage, Gini, popularity, GAUC, a user's own) is
-RecBole's, from the resources that RecBole's collector would have left.
+k best items and the targets of every row. Metrics that have a value for every row are computed from these, vectorised
+(`metrics`, `item_values`); every other one (coverage, Gini, entropy, GAUC, a user's own) is RecBole's, from the
+resources that RecBole's collector would have left.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from recbole.evaluator.collector import DataStruct
 from recbole.evaluator.register import metric_information
 from torch import Tensor
 
+from recbole_diffusion.evaluation.item_values import item_counts, list_means, tail_items
 from recbole_diffusion.evaluation.metrics import ROW_METRICS, Ranking, popularity_numbers, row_metrics
 from recbole_diffusion.evaluation.ranking import Pairs, RankedRows, TargetCounts, by_row, rank_scores
 from recbole_diffusion.evaluation.recbole_metrics import RANKING, register_metrics
 
 logger = logging.getLogger(__name__)
 
-_VECTORISED = {name.lower() for name in ROW_METRICS}
-_VECTORISED_MODULES = ("recbole.evaluator.metrics", "recbole_diffusion.evaluation.recbole_metrics")
+_ROW_METRICS = {name.lower() for name in ROW_METRICS}
+_LIST_METRICS = {"averagepopularity", "tailpercentage"}
+_KNOWN_MODULES = ("recbole.evaluator.metrics", "recbole_diffusion.evaluation.recbole_metrics")
 
 
 @dataclass(frozen=True)
@@ -179,23 +181,37 @@ class RankCollector(Collector):
         ranking = self.ranking()
         users = np.concatenate(self._users) if self._users else None
         ranks = TargetCounts.join(self._counts).ranks if self._counts else None
-        own = [name for name in evaluator.metrics if ranking is not None and _is_vectorised(name, evaluator)]
-        needs = {need for name in evaluator.metrics if name not in own for need in metric_information[name]}
+        known = [name for name in evaluator.metrics if ranking is not None and _is_known(name, evaluator)]
+        per_row = [name for name in known if name in _ROW_METRICS]
+        needs = {need for name in evaluator.metrics if name not in per_row for need in metric_information[name]}
         struct = self._resources(needs, ranking)
-        rows = None
-        if ranking is not None:
-            rows = EvaluatedRows(ranking, row_metrics(ranking, own, self.topk), ranks, users)
+        if ranking is None:
+            return {key: float(value) for key, value in evaluator.evaluate(struct).items()}, None
+        metrics = row_metrics(ranking, per_row, self.topk)
         result: dict[str, float] = {}
         for name in evaluator.metrics:
-            if rows is None or name not in own:
+            if name in known and name not in per_row:
+                metrics.update(self._means_of_lists(name, evaluator, struct, ranking.items))
+            if name not in known:
                 result.update(evaluator.metric_class[name].calculate_metric(struct))
                 continue
             for k in self.topk:
                 key = f"{name}@{k}"
-                result[key] = round(float(rows.metrics[key].mean()), self.config["metric_decimal_place"])
-        return {key: float(value) for key, value in result.items()}, rows
+                result[key] = round(float(metrics[key].mean()), self.config["metric_decimal_place"])
+        return {key: float(value) for key, value in result.items()}, EvaluatedRows(ranking, metrics, ranks, users)
+
+    def _means_of_lists(
+        self, name: str, evaluator: Evaluator, struct: DataStruct, items: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """A metric of `item_values` for every row."""
+        counter = struct.get("data.count_items")
+        values = item_counts(counter, 1 + max(int(items.max()), *counter))
+        if name == "tailpercentage":
+            values = tail_items(values, evaluator.metric_class[name].tail)
+        means = list_means(items, values, self.topk)
+        return {f"{name}@{k}": means[:, column] for column, k in enumerate(self.topk)}
 
 
-def _is_vectorised(name: str, evaluator: Evaluator) -> bool:
-    """Whether a metric is RecBole's or ours and computed here; a user may have put another under its name."""
-    return name in _VECTORISED and type(evaluator.metric_class[name]).__module__ in _VECTORISED_MODULES
+def _is_known(name: str, evaluator: Evaluator) -> bool:
+    """Whether a metric is computed here; a user may have put another than RecBole's or ours under its name."""
+    return name in _ROW_METRICS | _LIST_METRICS and type(evaluator.metric_class[name]).__module__ in _KNOWN_MODULES

@@ -15,6 +15,7 @@ from recbole_diffusion.config import RunConfig
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation import metrics
 from recbole_diffusion.evaluation.collector import RankCollector
+from recbole_diffusion.evaluation.item_values import item_counts, list_means, tail_items
 from recbole_diffusion.evaluation.metrics import ROW_METRICS, Ranking, popularity_numbers, row_metrics, set_order
 
 OF_ROWS = ["Hit", "Recall", "Precision", "MRR", "MAP", "NDCG"]
@@ -180,8 +181,31 @@ def test_equal_to_recboles_evaluator(seed: int) -> None:
     assert ours == pytest.approx(theirs, abs=1e-6)
     assert ours_through_theirs == pytest.approx(theirs, abs=1e-6)
     assert rows is not None
-    assert set(rows.metrics) == {f"{name.lower()}@{k}" for name in OF_ROWS for k in config["topk"]}
+    of_rows = [*OF_ROWS, "AveragePopularity", "TailPercentage"]
+    assert set(rows.metrics) == {f"{name.lower()}@{k}" for name in of_rows for k in config["topk"]}
     assert theirs["recall@20"] > 0.2  # there is something to compare
+
+
+def test_tail_and_popularity_by_hand() -> None:
+    counts = item_counts({4: 9, 2: 1, 1: 3, 3: 1}, 6)
+    assert counts.tolist() == [0, 3, 1, 1, 9, 0]
+    assert np.flatnonzero(tail_items(counts, 0.5)).tolist() == [2, 3]
+    assert np.flatnonzero(tail_items(counts, 0.1)).tolist() == [2]  # one at least, the lower id of equal ones
+    assert np.flatnonzero(tail_items(counts, 3)).tolist() == [1, 2, 3]
+    assert list_means(np.array([[4, 1, 0]]), counts, [1, 3]).tolist() == [[9.0, 4.0]]
+
+
+@pytest.mark.parametrize("tail_ratio", [0.3, 4])
+def test_the_tail_is_recboles(tail_ratio: float) -> None:
+    config = config_with(["TailPercentage"], tail_ratio=tail_ratio)
+    batches = drawn_batches(8)
+    theirs = metrics_by(StockCollector(config), config, batches)
+    collector = RankCollector(config)
+    metrics_by(collector, config, batches)
+    for scores, row, item in batches:
+        collector.eval_batch_collect(scores, None, row, item)
+    assert collector.evaluated(Evaluator(config))[0] == pytest.approx(theirs, abs=1e-6)
+    assert 0 < theirs["tailpercentage@20"] < 1
 
 
 def test_gauc_shares_ranks_among_equal_scores_as_recbole() -> None:
