@@ -210,6 +210,10 @@ class RunConfig(Config):
         """Where the key's value was given: ``command line``, ``configuration dict``, ``file:line``, or ``default``."""
         return self._origins.get(key, "default")
 
+    def default(self, key: str) -> Any:
+        """The key's value in the layers below what the user gives."""
+        return self._defaults.get(key)
+
     def is_given(self, key: str) -> bool:
         """Whether the user gave the key, in a file or an override (and not a default file)."""
         return key in self.external_config_dict
@@ -322,6 +326,8 @@ class RunConfig(Config):
         if (values.get("train_neg_sample_args") or {}).get("distribution") == "none":
             values["train_neg_sample_args"] = None
         values.pop("valid_metric_bigger")  # it follows from valid_metric
+        if self.model_class.type.name != "SEQUENTIAL":
+            del values["filter_seen"]  # it follows from repeatable
         values.update(self._folders, model=self.model_reference, dataset=self.dataset)
         if self.dataset == "ml-100k" and not self.is_given("data_path"):
             del values["data_path"]  # given, it would mean a folder and not RecBole's embedded copy

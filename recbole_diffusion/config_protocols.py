@@ -24,6 +24,8 @@ KEYS_OF_PROTOCOL: dict[str, tuple[str, ...]] = {
 }
 """The protocols, and the keys that each one reads beside eval_args.mode and filter_seen."""
 
+_SPLITTING_KEYS = ("split_ratio", "user_order", "split_seed", "split_time")  # decide who or what trains
+
 OF_RECBOLE = ("leave_one_out", "eval_args")
 
 
@@ -115,6 +117,39 @@ def _follow_repeatable(
             f"{values['repeatable']}; {model} is not sequential, set repeatable: {not values['repeatable']} instead"
         )
     values["filter_seen"] = follows
+
+
+def refuse_other_training_rows(config: Any, stored: Mapping[str, Any], checkpoint: object) -> None:
+    """Refuse to rank with a checkpoint under a split other than its own: rows that test may have trained it.
+
+    What is asked of the same users (`eval_target`, `time_target`, `filter_seen`, `eval_args.mode`) may change.
+
+    Args:
+        config: the configuration of the evaluation, a `RunConfig`.
+        stored: the checkpoint's configuration; keys that its version did not have are taken to have today's defaults.
+        checkpoint: where it lies, for the message.
+
+    Raises:
+        UserError: names the first key that differs.
+    """
+    split_keys = ("split", "order", "group_by")
+    trained = {key: stored.get(key, config.default(key)) for key in ("protocol", *_SPLITTING_KEYS)}
+    trained_eval_args = {**config.default("eval_args"), **stored.get("eval_args", {})}
+    if "protocol" not in stored:
+        trained["protocol"] = "leave_one_out" if "LS" in trained_eval_args["split"] else "eval_args"
+    protocol = trained["protocol"]
+    pairs = [("protocol", protocol, config["protocol"])]
+    if protocol in OF_RECBOLE:
+        pairs += [(f"eval_args.{key}", trained_eval_args[key], config["eval_args"][key]) for key in split_keys]
+    else:
+        keys = [key for key in _SPLITTING_KEYS if key in KEYS_OF_PROTOCOL[protocol]]
+        pairs += [(key, trained[key], config[key]) for key in keys]
+    for key, own, now in pairs:
+        if own != now:
+            raise UserError(
+                f"{key}: {now} ({config.origin(key.partition('.')[0])}) differs from {own}, by which {checkpoint} was "
+                "trained: rows that test may have trained it; leave it out"
+            )
 
 
 def protocol_facts(config: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_diffusion.config import Overrides, RunConfig
-from recbole_diffusion.config_protocols import protocol_facts
+from recbole_diffusion.config_protocols import protocol_facts, refuse_other_training_rows
 from recbole_diffusion.data.loading import prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
@@ -44,6 +44,10 @@ RESUMABLE_KEYS = (
     "state",
     "use_gpu",
     "gpu_id",
+    "cache",
+    "cache_dir",
+    "rank_memory",
+    "save_per_user",
 )
 
 
@@ -136,6 +140,7 @@ def evaluate(
             raise UserError(f"{path} is of {name} {values[name]}, not {overrides[name]}; leave {name} out")
     _default_origin_keys(values, overrides)
     settings = RunConfig(values["model"], values["dataset"], (), overrides.over(_run_keys(values), str(path)))
+    refuse_other_training_rows(settings, values, path)
     folder = RunFolder.create(Path(output), f"evaluate-{settings['model']}-{settings['dataset']}")
     return _execute(settings, folder, checkpoint=path)
 
@@ -249,7 +254,9 @@ def _logged(
         valid_result = {}
         if valid_data:
             valid_result = trainer.evaluate(valid_data, load_best_model=False, show_progress=show, split="valid")
-    test_result = trainer.evaluate(test_data, load_best_model=False, show_progress=show, split="test")
+    test_result = (
+        trainer.evaluate(test_data, load_best_model=False, show_progress=show, split="test") if test_data else {}
+    )
     times = [row["train_seconds"] for row in trainer.history]
     result = RunResult(
         model=entry.name,

@@ -10,7 +10,12 @@ import pytest
 
 from recbole_diffusion import config as config_module
 from recbole_diffusion.config import RunConfig, read_yaml
-from recbole_diffusion.config_protocols import KEYS_OF_PROTOCOL, LEAVE_ONE_OUT, protocol_facts
+from recbole_diffusion.config_protocols import (
+    KEYS_OF_PROTOCOL,
+    LEAVE_ONE_OUT,
+    protocol_facts,
+    refuse_other_training_rows,
+)
 from recbole_diffusion.config_values import CHECKS
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import properties_directory
@@ -201,6 +206,11 @@ def test_filter_seen_of_general_models_follows_from_repeatable() -> None:
             RunConfig("BPR", "small", (), given)
 
 
+def test_a_stored_general_model_takes_another_repeatable() -> None:
+    stored = RunConfig("BPR", "small", (), {}).to_plain()
+    assert RunConfig(None, None, (), {**stored, "repeatable": False})["filter_seen"] is True
+
+
 # ---- what is recorded, and read back ----
 
 FOR_ALL_MODELS: list[dict[str, Any]] = [{}, {"eval_args": {"split": RATIO}}]
@@ -242,6 +252,54 @@ def test_facts_hold_what_the_protocol_read() -> None:
     assert "split_seed" not in protocol_facts(sasrec(protocol="user_split_next", user_order="first_time"))
     assert "split_ratio" not in protocol_facts(sasrec(protocol="global_time", split_time=[1, 2]))
     assert "split_ratio" in protocol_facts(sasrec(protocol="global_time"))
+
+
+# ---- evaluating a checkpoint ----
+
+
+@pytest.mark.parametrize(
+    ("trained", "now", "key"),
+    [
+        ({}, {"protocol": "user_split_next"}, "protocol"),
+        ({}, {"eval_args": {"split": RATIO}}, "protocol"),
+        ({}, {"eval_args": {"split": {"LS": "test_only"}}}, r"eval_args\.split"),
+        ({"protocol": "user_split_next"}, {"protocol": "user_split_multi"}, "protocol"),
+        ({"protocol": "user_split_next"}, {"protocol": "user_split_next", "split_seed": 7}, "split_seed"),
+        ({"protocol": "user_split_multi"}, {"protocol": "user_split_multi", "split_ratio": [7, 2, 1]}, "split_ratio"),
+        ({"protocol": "global_time"}, {"protocol": "global_time", "split_time": [1, 2]}, "split_time"),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_is_not_tested_on_what_trained_it(trained: dict[str, Any], now: dict[str, Any], key: str) -> None:
+    stored = sasrec(**trained).to_plain()
+    with pytest.raises(
+        UserError, match=rf"^{key}: .* differs from .*, by which model.safetensors was trained"
+    ) as caught:
+        refuse_other_training_rows(sasrec(**now), stored, "model.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("trained", "now"),
+    [
+        ({}, {"filter_seen": True}),
+        ({}, {"eval_args": {"mode": "uni100"}}),
+        ({"protocol": "user_split_next"}, {"protocol": "user_split_next", "eval_target": "all_positions"}),
+        ({"protocol": "global_time"}, {"protocol": "global_time", "time_target": "all", "filter_seen": True}),
+    ],
+    ids=str,
+)
+def test_what_is_asked_of_the_same_users_may_change(trained: dict[str, Any], now: dict[str, Any]) -> None:
+    refuse_other_training_rows(sasrec(**now), sasrec(**trained).to_plain(), "model.safetensors")
+
+
+def test_checkpoints_from_before_there_were_protocols() -> None:
+    old = {key: value for key, value in sasrec().to_plain().items() if key not in CHECKS or key == "eval_args"}
+    refuse_other_training_rows(sasrec(), old, "model.safetensors")
+    ratio = {**old, "eval_args": {**old["eval_args"], "split": RATIO}}
+    refuse_other_training_rows(sasrec(eval_args={"split": RATIO}), ratio, "model.safetensors")
+    with pytest.raises(UserError, match=r"^protocol: leave_one_out .* differs from eval_args"):
+        refuse_other_training_rows(sasrec(), ratio, "model.safetensors")
 
 
 def test_every_key_of_a_protocol_has_a_default_a_check_and_a_line_of_documentation() -> None:

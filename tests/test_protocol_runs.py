@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from recbole_diffusion import run
+from recbole_diffusion import evaluate, run
 from recbole_diffusion.errors import UserError
 
 QUICK = {
@@ -71,6 +71,35 @@ def test_global_time(small_data: Path, tmp_path: Path) -> None:
     assert "test: 29 of 30 users have no interaction before the part and are left out" in log
     assert facts["protocol"]["split_time"] == dates
     assert "split_ratio" not in facts["protocol"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "without"),
+    [
+        ({"protocol": "user_split_next", "split_ratio": [9, 0, 1]}, "valid_result"),
+        ({"protocol": "user_split_multi", "split_ratio": [8, 2, 0]}, "test_result"),
+        ({"eval_args": {"split": {"LS": "test_only"}}}, "valid_result"),
+        ({"eval_args": {"split": {"LS": "valid_only"}}}, "test_result"),
+    ],
+    ids=str,
+)
+def test_a_part_that_is_not_asked_for_is_empty(
+    small_data: Path, tmp_path: Path, settings: dict[str, Any], without: str
+) -> None:
+    facts, _ = outcome(small_data, tmp_path, **settings)
+    other = {"valid_result": "test_result", "test_result": "valid_result"}[without]
+    assert facts[without] == {}
+    assert set(facts[other]) == {"recall@5", "recall@39", "hit@5", "hit@39"}
+
+
+def test_a_checkpoint_keeps_its_split(small_data: Path, tmp_path: Path) -> None:
+    settings = {"protocol": "user_split_next", "split_ratio": [2, 1, 1]}
+    first = run("GRU4Rec", "small", {**QUICK, **settings}, data_path=small_data, output=tmp_path)
+    again = evaluate(first.folder, output=tmp_path)
+    assert (again.valid_result, again.test_result) == (first.valid_result, first.test_result)
+    evaluate(first.folder, {"eval_target": "all_positions"}, output=tmp_path)
+    with pytest.raises(UserError, match=r"split_seed: 5 .* differs from 1230"):
+        evaluate(first.folder, {"split_seed": 5}, output=tmp_path)
 
 
 def test_a_split_that_the_data_cannot_have_is_one_line(small_data: Path, tmp_path: Path) -> None:
