@@ -49,10 +49,10 @@ class StockCollector(Collector):
         return self.data_struct
 
 
-def prepared(model: str, data: Path, folder: Path, **keys: Any) -> tuple[Any, Any, Any]:
+def prepared(model: str, data: Path, folder: Path, dataset_name: str = "small", **keys: Any) -> tuple[Any, Any, Any]:
     """A trainer whose model is as it starts, the validation and the test loader."""
     overrides = {"data_path": str(data), **SMALL, **MODELS.get(model, {}), **keys}
-    config = RunConfig(model, "small", (), overrides)
+    config = RunConfig(model, dataset_name, (), overrides)
     init_seed(3, True)
     dataset = checked_dataset(config.entry.dataset_class)(config)
     train, valid, test = prepare_loaders(config, dataset)
@@ -100,6 +100,23 @@ def test_equal_to_recboles_metrics(
     expected = by_recbole(trainer, test)
     assert trainer.evaluate(test, load_best_model=False) == pytest.approx(expected, abs=1e-6)
     assert 0 < expected["recall@20"] < 1
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "keys"),
+    [
+        ("BPR", "ml-100k", {"metrics": ["Recall", "NDCG", "GAUC"]}),
+        ("SASRec", "ml-100k", {"protocol": "user_split_multi", "metrics": ["Recall", "NDCG", "GAUC", "MAP"]}),
+        ("DiffuRec", "amazon-beauty", {"eval_batch_size": 4096}),
+        ("DiffuRec", "gowalla", {"protocol": "user_split_multi", "filter_seen": True, "eval_batch_size": 512}),
+    ],
+)
+def test_equal_on_real_data(model: str, dataset: str, keys: dict[str, Any], shared: Path, tmp_path: Path) -> None:
+    data = shared / "data"
+    trainer, _, test = prepared(model, data, tmp_path, dataset, cache=False, rank_memory=8, topk=[10, 20, 50], **keys)
+    expected = by_recbole(trainer, test)
+    assert trainer.evaluate(test, load_best_model=False) == pytest.approx(expected, abs=1e-6)
+    assert 0 < expected["recall@50"] < 1
 
 
 @pytest.mark.parametrize("rank_memory", [256, 0.0005])
