@@ -77,6 +77,7 @@ class StagingFolder:
     """
 
     def __init__(self, folder: Path) -> None:
+        folder = folder.resolve() if folder.is_symlink() else folder  # renaming works on one disk only
         self._folder = folder
         self._prefix = f".{folder.name}-prepare-{socket.gethostname()}-"
         self.path = folder.parent / f"{self._prefix}{os.getpid()}"
@@ -90,19 +91,29 @@ class StagingFolder:
             self._remove_dead()
             self.path.mkdir()
         except OSError as error:
+            self._clear()
             raise UserError(f"cannot write to {parent}: {error.strerror or error}; change data_path") from error
+        except BaseException:  # Ctrl-C in between
+            self._clear()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove everything that was made here."""
         shutil.rmtree(self.path, ignore_errors=True)
-        if error is not None:
-            for folder in self._created:
-                try:
-                    folder.rmdir()
-                except OSError:  # something else has come into it
-                    break
+        for folder in self._created:
+            try:
+                folder.rmdir()
+            except OSError:  # absent, or something else has come into it
+                continue
 
     def publish(self) -> None:
         """Put the files in place: the whole folder at once where there is none yet, else file by file."""
