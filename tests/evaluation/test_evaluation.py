@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,20 @@ def test_metrics_of_lists_and_gauc_run_and_equal_recboles(small_data: Path, tmp_
     expected = by_recbole(trainer, test)
     assert set(expected) == {"gauc"} | {f"{name.lower()}@{k}" for name in names if name != "GAUC" for k in (1, 5, 20)}
     assert trainer.evaluate(test, load_best_model=False) == pytest.approx(expected, abs=1e-6)
+
+
+def test_sets_are_ordered_by_popularity_in_all_data(small_data: Path, tmp_path: Path) -> None:
+    trainer, _, test = prepared(
+        "DiffuRec", small_data, tmp_path, metrics=["NDCGSetOrder"], valid_metric="NDCGSetOrder@20"
+    )
+    lines = (small_data / "small" / "small.inter").read_text().splitlines()[1:]
+    counts = Counter(line.split("\t")[1] for line in lines)
+    numbers, tokens = trainer.eval_collector.set_ids, test._dataset.field2id_token["item_id"]
+    assert numbers[0] == 0
+    assert sorted(numbers[1:].tolist()) == list(range(1, 41))
+    by_number = [counts[tokens[item]] for item in np.argsort(numbers)[1:]]
+    assert by_number == sorted(counts.values(), reverse=True)
+    assert 0 < trainer.evaluate(test, load_best_model=False)["ndcgsetorder@20"] < 1
 
 
 def test_a_score_of_the_users_own_is_used(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

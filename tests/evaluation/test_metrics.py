@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,15 @@ def test_by_hand(name: str, k: int, expected: list[float]) -> None:
 def test_every_metric_is_tested_by_hand() -> None:
     marks = [mark for mark in test_by_hand.pytestmark if mark.name == "parametrize"]
     assert {case[0] for case in marks[0].args[1]} == set(ROW_METRICS)
+
+
+def test_every_metric_is_documented() -> None:
+    from recbole.evaluator.register import metrics_dict
+
+    text = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    ranking_metrics = {kind.__name__ for kind in metrics_dict.values()} - {"AUC", "MAE", "RMSE", "LogLoss"}
+    assert ranking_metrics >= set(ROW_METRICS)
+    assert [name for name in ranking_metrics if f"`{name}`" not in text] == []
 
 
 def test_a_repeated_target_counts_once_unless_asked() -> None:

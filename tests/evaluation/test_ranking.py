@@ -210,3 +210,19 @@ def test_reduced_precision_and_whole_numbers_are_ranked_in_float32() -> None:
         ranked = rank_scores(torch.tensor([[0, 2, 3, 1]]).to(kind), 2)
         assert ranked.items.tolist() == [[2, 1]]
         assert ranked.items.dtype == np.int32
+
+
+@pytest.mark.gpu
+def test_an_accelerator_gives_the_same() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    users, items = whole_vectors(13, 2, 30_000)
+    seen, targets = pairs_of(13, 30_000, 200, 7), by_row(pairs_of(13, 30_000, 40, 9))
+    for counted in (None, targets):
+        on_cpu = rank_by_vectors(users, items, dot, 10, memory=2**20, seen=seen, targets=counted)
+        on_gpu = rank_by_vectors(users.cuda(), items.cuda(), dot, 10, memory=2**20, seen=seen, targets=counted)
+        assert on_gpu.items.tolist() == on_cpu.items.tolist()
+        if on_cpu.counts is not None:
+            assert on_gpu.counts is not None
+            assert on_gpu.counts.ranks.tolist() == on_cpu.counts.ranks.tolist()
+            assert on_gpu.counts.candidates.tolist() == on_cpu.counts.candidates.tolist()
