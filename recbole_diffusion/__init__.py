@@ -1,8 +1,8 @@
 """Diffusion models for next-item recommendation as a plugin for RecBole.
 
-``run`` trains and tests a model, ``evaluate`` ranks with a checkpoint, ``register`` makes RecBole's own ``run_recbole``
-know the models of this package. They are imported when first used: importing the package imports neither RecBole nor
-torch, and patches nothing.
+``run`` trains and tests a model, ``evaluate`` ranks with a checkpoint, ``prepare`` makes a dataset of a table,
+``register`` makes RecBole's own ``run_recbole`` know the models of this package. They are imported when first used:
+importing the package imports neither RecBole nor torch, and patches nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from recbole_diffusion.data.prepare import prepare
     from recbole_diffusion.errors import UserError
     from recbole_diffusion.quick_start import RunResult, evaluate, run
     from recbole_diffusion.registry import register
 
 __version__ = "0.1.0"
-__all__ = ["RunResult", "UserError", "__version__", "evaluate", "register", "run"]
+__all__ = ["RunResult", "UserError", "__version__", "evaluate", "prepare", "register", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +27,10 @@ def __getattr__(name: str) -> Any:
         from recbole_diffusion import quick_start
 
         return {"run": quick_start.run, "evaluate": quick_start.evaluate, "RunResult": quick_start.RunResult}[name]
+    if name == "prepare":
+        from recbole_diffusion.data.prepare import prepare
+
+        return prepare
     if name == "register":
         from recbole_diffusion.registry import register
 

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT_LATE: dict[str, set[str]] = {
     "registry": {"models", "evaluation"},
     "config_values": {"evaluation"},
-    "__init__": {"quick_start", *SETTINGS},
+    "__init__": {"quick_start", "data", *SETTINGS},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 
