@@ -178,7 +178,7 @@ class HistoryDataset(_Base):
         self._change_feat_format()
         split = self.split()
         self._drop_unused_col()
-        self.histories = self.inter_feat.histories = self.histories.without_place()
+        self.histories = self.inter_feat.histories = self.inter_feat.histories.without_place()
         return [self.copy(self.inter_feat.part(rows)) for rows in (split.train, split.valid, split.test)]
 
     def split(self) -> Split:
