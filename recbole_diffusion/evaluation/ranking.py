@@ -10,6 +10,7 @@ to rank, item 0 fills up. The rank of a target is its place in that order, from 
 
 Top k of a block in one pass over the scores: the maxima of groups of neighbouring items are a small matrix; the k best
 items of a row lie in its k groups with the best maxima (lower group first among equal ones), so k x group items remain.
+Rows with equal scores among their best, which are few in most models, are chosen a second time, by score and id.
 
 Shapes: B rows, V items (0 is padding), C items of a block, k cut-off, T targets of all rows, K vectors a row,
 D embedding.
@@ -50,6 +51,34 @@ def _first(values: Tensor, k: int) -> Tensor:
     return width - 1 - (torch.topk(keys, k, dim=1).values & 0xFFFFFFFF)
 
 
+def _any(values: Tensor, k: int) -> Tensor:
+    """Columns of the k highest values of each row, any first among equal ones: (B, k)."""
+    return torch.topk(values, k, dim=1).indices
+
+
+def _through_groups(scores: Tensor, k: int, best: Callable[[Tensor, int], Tensor]) -> tuple[Tensor, Tensor]:
+    """Values and columns of the k highest scores of each row (B, C), chosen by `best` among groups, then in them."""
+    width = scores.shape[1]
+    group = GROUP
+    while group > 8 and width < 4 * k * group:
+        group //= 2
+    if width < 4 * k * group:
+        ids = best(scores, k)
+        return scores.gather(1, ids), ids
+    whole = width // group
+    maxima = scores[:, : whole * group].unflatten(1, (whole, group)).amax(2)
+    if whole * group < width:
+        maxima = torch.cat((maxima, scores[:, whole * group :].amax(1, keepdim=True)), dim=1)
+    starts = best(maxima, k).sort(dim=1).values * group
+    ids = (starts[:, :, None] + torch.arange(group, device=scores.device)).flatten(1)
+    if whole * group < width:
+        candidates = scores.gather(1, ids.clamp_max(width - 1)).masked_fill_(ids >= width, -torch.inf)
+    else:
+        candidates = scores.gather(1, ids)
+    chosen = best(candidates, k)
+    return candidates.gather(1, chosen), ids.gather(1, chosen)
+
+
 def top_items(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best items of each row, best first, the lower id first among equal scores.
 
@@ -63,32 +92,21 @@ def top_items(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: a score is NaN.
     """
-    rows, width = scores.shape
-    k = min(k, width)
-    group = GROUP
-    while group > 8 and width < 4 * k * group:
-        group //= 2
-    if width < 4 * k * group:
-        _refuse_nan(scores)
-        ids = _first(scores, k)
-        return scores.gather(1, ids), ids
-    whole = width // group
-    maxima = scores[:, : whole * group].unflatten(1, (whole, group)).amax(2)
-    if whole * group < width:
-        maxima = torch.cat((maxima, scores[:, whole * group :].amax(1, keepdim=True)), dim=1)
-    _refuse_nan(maxima)
-    groups = _first(maxima, k).sort(dim=1).values
-    ids = (groups[:, :, None] * group + torch.arange(group, device=scores.device)).view(rows, k * group)
-    if whole * group < width:
-        candidates = scores.gather(1, ids.clamp_max(width - 1)).masked_fill_(ids >= width, -torch.inf)
-    else:
-        candidates = scores.gather(1, ids)
-    best = _first(candidates, k)
-    return candidates.gather(1, best), ids.gather(1, best)
+    k = min(k, scores.shape[1])
+    # One more than k. Where these differ, the first k are the only k with such scores; other rows are done again.
+    values, ids = _through_groups(scores, min(k + 1, scores.shape[1]), _any)
+    _refuse_nan(values)
+    tied = (values[:, 1:] == values[:, :-1]).any(1)
+    values, ids = values[:, :k], ids[:, :k]
+    if bool(tied.any()):
+        for rows in tied.nonzero()[:, 0].split(max(1, len(scores) // 8)):  # copies of an eighth of the block at most
+            values[rows], ids[rows] = _through_groups(scores[rows], k, _first)
+    return values, ids
 
 
 def _refuse_nan(values: Tensor) -> None:
-    broken = torch.isnan(values).any(1)
+    """Refuse rows whose highest score is NaN, which torch takes for the highest of all."""
+    broken = torch.isnan(values[:, 0])
     if bool(broken.any()):
         raise UserError(
             f"the model's scores are not numbers (NaN) in {int(broken.sum())} of {len(broken)} rows, which cannot be "
@@ -116,8 +134,8 @@ class TopItems:
             return self._blocks[0]
         # blocks are in order of ids, and so is each block among equal scores: the lower column is the lower id
         values, ids = (torch.cat(parts, dim=1) for parts in zip(*self._blocks))
-        columns = _first(values, min(self.k, values.shape[1]))
-        return values.gather(1, columns), ids.gather(1, columns)
+        values, columns = top_items(values, self.k)
+        return values, ids.gather(1, columns)
 
 
 def _ranked_ids(values: Tensor, ids: Tensor, k: int) -> np.ndarray:
