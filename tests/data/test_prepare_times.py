@@ -59,6 +59,8 @@ def refused(values: Any, type: pa.DataType | None = None, **settings: Any) -> di
         (["1969-12-31T23:59:59.25Z", "1969-12-31T23:59:59.25+00:00"], ["-0.75", "-0.75"]),
         (["1969-12-31 23:59:59.2500000000001"], ["-0.7499999999999"]),
         (["9999-12-31", "0001-01-01"], ["253402214400", "-62135596800"]),
+        (["2262-04-11T23:47:17", "1677-09-21"], ["9223372037", "-9223372800"]),  # just beyond int64 nanoseconds
+        (["2014-04-06T18", "1600-01-01 01"], ["1396807200", "-11676092400"]),
     ],
 )
 def test_times_in_text(values: list[str], expected: list[str]) -> None:
@@ -244,6 +246,20 @@ def test_the_first_batch_decides_for_all() -> None:
     assert "no time zone" in zone.what
     (number,) = column.convert(pa.array(["5"])).faults
     assert "the number '5', where earlier times are dates" in number.what
+
+
+@pytest.mark.parametrize("other", [pa.array([5]), pa.array([5.0]), pa.array(["5"])])
+def test_parts_of_other_types_mean_the_same_or_are_refused(other: pa.Array) -> None:
+    dates, numbers = TimeColumn("t"), TimeColumn("t")
+    dates.convert(pa.array([5000], pa.timestamp("ms")))
+    assert dates.convert(pa.array(["1970-01-01T00:00:05"])).texts.to_pylist() == ["5"]
+    if other.type == pa.string():
+        assert len(dates.convert(other).faults) == 1
+    else:
+        with pytest.raises(UserError, match="column 't' holds dates in one part of the table and numbers in another"):
+            dates.convert(other)
+    numbers.convert(pa.array([5.5]))
+    assert numbers.convert(other).texts.to_pylist() == ["5"]
 
 
 def test_the_span_is_for_people() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import random
+import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -105,6 +106,12 @@ def test_types_that_are_no_ids(type: pa.DataType, message: str) -> None:
         identifier().convert(pa.nulls(2, type))
 
 
+@pytest.mark.skipif(not hasattr(pa, "uuid"), reason="this version of Arrow has no UUIDs")
+def test_uuids_are_text() -> None:
+    text = "123e4567-e89b-12d3-a456-426614174000"
+    assert read(identifier(), [uuid.UUID(text).bytes], pa.uuid()) == [text]
+
+
 def test_tabs_and_line_ends_are_replaced_when_asked_and_counted() -> None:
     column = identifier(replace="\\1_")
     assert read(column, ["a\tb", "c\r\nd\ne", "e"]) == ["a\\1_b", "c\\1_d\\1_e", "e"]
@@ -122,8 +129,9 @@ def test_white_space_is_kept_or_taken_off() -> None:
 
 def test_ids_that_look_like_something_else_are_named() -> None:
     column = identifier()
-    read(column, ["NULL", "nan", '"a"', "b"])
-    first, second = column.notes()
+    read(column, ["NULL", "nan", '"a"', "b", "12.0", "7.50"])
+    first, floats, second = column.notes()
+    assert "kept as they are: 1 value such as 12.0; where other files have 12, these are two ids" in floats
     assert "kept as ids: 2 values such as NULL or NaN" in first
     assert "kept as they are: 1 value between quotation marks" in second
 

@@ -37,11 +37,12 @@ UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 _DATE = (
     r"^(?P<date>\d{4}[-/]\d{2}[-/]\d{2})"
-    r"(?:[Tt ](?P<clock>\d{2}:\d{2}(?::\d{2})?)(?:[.,](?P<fraction>\d+))?)?"
+    r"(?:[Tt ](?P<clock>\d{2}(?::\d{2}(?::\d{2})?)?)(?:[.,](?P<fraction>\d+))?)?"
     r" ?(?P<zone>[Zz]|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?$"
 )
 _ZONED = r"([Zz]|UTC|GMT|:\d{2}(?:[.,]\d+)? ?[+-]\d{2}(?::?\d{2})?)$"
 _DAY_SECONDS = 86400
+_FIRST_YEAR, _YEAR_AFTER = "1678", "2262"  # what int64 nanoseconds reach
 _EXACT = Context(prec=1000)
 
 
@@ -67,7 +68,7 @@ class TimeColumn:
         self.highest = -np.inf
         self._format = format
         self._unit = unit
-        self._text_kind: str | None = None  # of text: number or date, whichever the first value is
+        self._kind: str | None = None  # number or date, whichever the first value is
         self._zoned: bool | None = None  # whether dates in text say their zone; the first one decides
         self._zone_free = False
         self._single = False
@@ -87,6 +88,7 @@ class TimeColumn:
         elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             converted = self._moments(values)
         elif pa.types.is_integer(kind) or pa.types.is_decimal(kind):
+            self._decide("number")
             texts = without_nulls(values.cast(pa.string()), "0")
             converted = Converted(self._scaled(texts), self._missing(values.is_null()))
         elif pa.types.is_floating(kind):
@@ -132,8 +134,15 @@ class TimeColumn:
 
     # ------------------------------------------------------------------------------------------- typed columns
 
+    def _decide(self, kind: str) -> None:
+        """Take note of what a typed column holds; parts of one table may differ in type, but not in meaning."""
+        if self._kind not in (None, kind):
+            raise UserError(f"column {self.name!r} holds dates in one part of the table and numbers in another")
+        self._kind = kind
+
     def _moments(self, values: pa.Array) -> Converted:
         kind = values.type
+        self._decide("date")
         absent = values.is_null()
         if pa.types.is_date(kind):
             ticks = values.cast(pa.date32()).cast(pa.int32()).cast(pa.int64())
@@ -142,6 +151,7 @@ class TimeColumn:
         return Converted(seconds_text(_filled(values.cast(pa.int64())), UNITS[kind.unit]), self._missing(absent))
 
     def _floats(self, values: pa.Array) -> Converted:
+        self._decide("number")
         self._single = self._single or values.type != pa.float64()
         numbers = values.cast(pa.float64())
         absent = pc.fill_null(pc.is_nan(numbers), True)
@@ -208,24 +218,24 @@ class TimeColumn:
 
     def _by_kind(self, texts: pa.Array) -> _Read:
         numbers = pc.match_substring_regex(texts, pattern=NUMBER).to_numpy(zero_copy_only=False)
-        if self._text_kind is None:
+        if self._kind is None:
             kinds = np.where(numbers, "number", "")
             if not numbers[0]:
                 dates = pc.match_substring_regex(texts, pattern=_DATE).to_numpy(zero_copy_only=False)
                 kinds = np.where(dates, "date", kinds)
             known = np.flatnonzero(kinds != "")
-            self._text_kind = str(kinds[known[0]]) if len(known) else None
-        if self._text_kind == "date":
+            self._kind = str(kinds[known[0]]) if len(known) else None
+        if self._kind == "date":
             return self._dates(texts)
         return _Read(self._scaled(pc.if_else(pa.array(numbers), texts, "0")), ~numbers, self._why)
 
     def _why(self, text: str) -> tuple[str, str]:
         """What is wrong with a time that is neither of what is allowed."""
         said = shown(text)
-        if self._text_kind == "date" and re.match(NUMBER, text):
+        if self._kind == "date" and re.match(NUMBER, text):
             return f"the number {said}, where earlier times are dates", "write all times in one form"
         if re.match(_DATE, text):
-            if self._text_kind == "number":
+            if self._kind == "number":
                 return f"the date {said}, where earlier times are numbers", "write all times in one form"
             if self._zoned is not None and bool(re.search(_ZONED, text)) != self._zoned:
                 has, had = ("no", "one") if self._zoned else ("a", "none")
@@ -239,6 +249,9 @@ class TimeColumn:
     def _dates(self, texts: pa.Array) -> _Read:
         """ISO 8601 dates; Arrow's own parser where all are of one kind and within its range, else piece by piece."""
         zoned = bool(re.search(_ZONED, texts[0].as_py())) if self._zoned is None else self._zoned
+        near = pc.and_(pc.greater_equal(texts, _FIRST_YEAR), pc.less(texts, _YEAR_AFTER))
+        if not pc.all(near).as_py():  # beyond int64 nanoseconds, where older versions of Arrow go round
+            return self._dates_in_pieces(texts)
         try:
             moments = texts.cast(pa.timestamp("ns", "UTC" if zoned else None))
         except pa.ArrowInvalid:

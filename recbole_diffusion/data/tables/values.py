@@ -88,11 +88,15 @@ def is_missing(texts: pa.Array) -> pa.Array:
 
 
 def plain(values: pa.Array) -> pa.Array:
-    """The same values without dictionary or extension around them."""
+    """The same values without dictionary or extension around them; UUIDs as text."""
     if isinstance(values.type, pa.BaseExtensionType):
+        if values.type.extension_name == "arrow.uuid":
+            return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.string())
         values = values.storage
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    if str(values.type) in ("string_view", "binary_view"):  # which older versions of Arrow cannot cast
+        values = pa.array(values.to_pylist(), pa.string() if str(values.type) == "string_view" else pa.binary())
     return values
 
 
@@ -142,6 +146,7 @@ class TokenColumn:
         self._padded = 0
         self._quoted = 0
         self._like_missing = 0
+        self._like_float = 0
         self._from_float = False
 
     def convert(self, values: pa.Array) -> Converted:
@@ -159,6 +164,7 @@ class TokenColumn:
                 "every row needs an id",
             )
             self._like_missing += pc.sum(pc.is_in(trimmed, value_set=_ID_LIKE_MISSING)).as_py() or 0
+            self._like_float += pc.sum(pc.match_substring_regex(trimmed, pattern=r"^[0-9]+\.0$")).as_py() or 0
             self._quoted += pc.sum(pc.and_(pc.starts_with(trimmed, '"'), pc.ends_with(trimmed, '"'))).as_py() or 0
         faults += fault(
             pc.equal(texts, PADDING_TOKEN),
@@ -233,6 +239,11 @@ class TokenColumn:
             found.append(
                 f"{self.name}: kept as ids: {counted(self._like_missing, 'value')} such as NULL or NaN; leave these "
                 "rows out beforehand if they stand for a missing id"
+            )
+        if self._like_float:
+            found.append(
+                f"{self.name}: kept as they are: {counted(self._like_float, 'value')} such as 12.0; where other files "
+                "have 12, these are two ids"
             )
         if self._quoted:
             found.append(
