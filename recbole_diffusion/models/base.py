@@ -1,4 +1,4 @@
-"""What every diffusion recommender shares: training loss, scoring, and evaluation noise that belongs to the row.
+"""What every model shares: training loss and scoring; and, for those that diffuse, noise that belongs to the row.
 
 A model supplies `losses`, `user_vectors` and `item_vectors`; `calculate_loss`, `predict` and `full_sort_predict` are
 written here once, so `predict` always equals the matching entry of `full_sort_predict`.
@@ -80,11 +80,12 @@ def history_keys(item_seq: Tensor) -> Tensor:
     return (ids * powers).sum(1)
 
 
-class DiffusionRecommender(SequentialRecommender):
-    """Base of the diffusion recommenders; a RecBole `SequentialRecommender`.
+class VectorRecommender(SequentialRecommender):
+    """Base of models that rank by user and item vectors; a RecBole `SequentialRecommender`.
 
-    Subclasses set `Options` (a frozen dataclass of the model's own keys; needs the fields `score`, `eval_seed`,
-    `n_eval_samples`), build their parts in `__init__`, and write the three methods below.
+    Subclasses set `Options` (a frozen dataclass of the model's own keys; `score` is among them), build their parts in
+    `__init__`, and write `losses`, `user_vectors` and `item_vectors`. The score of an item is the best over the K user
+    vectors of a row.
     """
 
     input_type = InputType.POINTWISE
@@ -99,19 +100,56 @@ class DiffusionRecommender(SequentialRecommender):
         """Named, weighted loss terms of a training batch; their sum is minimised."""
         raise TypeError(f"{type(self).__name__} does not define losses(interaction)")
 
-    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
-        """One draw of the user vectors (B, K, D)."""
-        raise TypeError(f"{type(self).__name__} does not define sample_user_vectors(interaction, noise)")
+    def user_vectors(self, interaction: Interaction) -> Tensor:
+        """User vectors (B, K, D)."""
+        raise TypeError(f"{type(self).__name__} does not define user_vectors(interaction)")
 
     def item_vectors(self) -> Tensor:
         """The vectors that user vectors are scored against, (V, D)."""
         raise TypeError(f"{type(self).__name__} does not define item_vectors()")
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """The training loss, a scalar."""
+        return torch.stack(list(self.losses(interaction).values())).sum()
+
+    def forward(self, interaction: Interaction) -> Tensor:
+        """User vectors (B, K, D)."""
+        return self.user_vectors(interaction)
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of all items, (B, V): the best over the K user vectors."""
+        scores = relevance(self.user_vectors(interaction), self.item_vectors(), self.options.score)
+        return scores[:, 0] if scores.shape[1] == 1 else scores.amax(1)
 
     def _row_keys(self, interaction: Interaction) -> Tensor:
         """What identifies each row of a batch, (B,) on the CPU: its number in the evaluation set, or its history."""
         if EVALUATION_ROW in interaction.interaction:
             return interaction[EVALUATION_ROW].cpu()
         return history_keys(interaction[self.ITEM_SEQ])
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Scores (B,) of the batch's items, equal to the entries of `full_sort_predict`.
+
+        Candidates of one row (one row number or, without numbers, one history) share its vectors.
+        """
+        _, row = torch.unique(self._row_keys(interaction), return_inverse=True)
+        first = torch.full((int(row.max()) + 1,), len(row)).scatter_reduce(0, row, torch.arange(len(row)), "amin")
+        device = interaction[self.ITEM_SEQ].device
+        users = self.user_vectors(interaction[first.to(device)])[row.to(device)]
+        items = self.item_vectors()[interaction[self.ITEM_ID]]
+        return pair_relevance(users, items, self.options.score).amax(1)
+
+
+class DiffusionRecommender(VectorRecommender):
+    """Base of the diffusion recommenders: a reverse chain draws user vectors, with noise that belongs to the row.
+
+    Subclasses write `sample_user_vectors` instead of `user_vectors`; `Options` also needs `eval_seed` and
+    `n_eval_samples`.
+    """
+
+    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
+        """One draw of the user vectors (B, K, D)."""
+        raise TypeError(f"{type(self).__name__} does not define sample_user_vectors(interaction, noise)")
 
     def evaluation_noise(self, interaction: Interaction, chain: int = 0) -> NoiseSource:
         """The noise of evaluation chain number `chain` (0-based) for this batch."""
@@ -128,28 +166,3 @@ class DiffusionRecommender(SequentialRecommender):
         for chain in range(1, chains):
             total = total + self.sample_user_vectors(interaction, self.evaluation_noise(interaction, chain))
         return total / chains if chains > 1 else total
-
-    def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """The training loss, a scalar."""
-        return torch.stack(list(self.losses(interaction).values())).sum()
-
-    def forward(self, interaction: Interaction) -> Tensor:
-        """User vectors (B, K, D)."""
-        return self.user_vectors(interaction)
-
-    def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of all items, (B, V): the best over the K user vectors."""
-        scores = relevance(self.user_vectors(interaction), self.item_vectors(), self.options.score)
-        return scores[:, 0] if scores.shape[1] == 1 else scores.amax(1)
-
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Scores (B,) of the batch's items, equal to the entries of `full_sort_predict`.
-
-        Several candidates of one row share its chain: one row number or, without numbers, one history, one user vector.
-        """
-        _, row = torch.unique(self._row_keys(interaction), return_inverse=True)
-        first = torch.full((int(row.max()) + 1,), len(row)).scatter_reduce(0, row, torch.arange(len(row)), "amin")
-        device = interaction[self.ITEM_SEQ].device
-        users = self.user_vectors(interaction[first.to(device)])[row.to(device)]
-        items = self.item_vectors()[interaction[self.ITEM_ID]]
-        return pair_relevance(users, items, self.options.score).amax(1)

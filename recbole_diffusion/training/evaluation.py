@@ -25,7 +25,7 @@ from tqdm import tqdm
 from recbole_diffusion.evaluation.collector import EvaluatedRows, RankCollector
 from recbole_diffusion.evaluation.per_user import write_per_user
 from recbole_diffusion.evaluation.ranking import by_row, rank_by_rows, rank_by_vectors, rank_scores
-from recbole_diffusion.models.base import EVALUATION_ROW, DiffusionRecommender, relevance
+from recbole_diffusion.models.base import EVALUATION_ROW, VectorRecommender, relevance
 from recbole_diffusion.training.run_folder import RunFolder
 
 # Keys that per-user results carry along.
@@ -98,7 +98,7 @@ class RankingTrainer(Trainer):
     def _scores_by_vectors(self) -> bool:
         """Whether the model's scores are those of its user and item vectors, and none of its own."""
         scorer = getattr(self.model.full_sort_predict, "__func__", None)
-        return scorer is DiffusionRecommender.full_sort_predict
+        return scorer is VectorRecommender.full_sort_predict
 
     def _rank_all(self, batch: Any, item_vectors: Tensor | None) -> None:
         """Rank a batch against all items; in float32, since reduced precision makes ties."""
@@ -164,7 +164,7 @@ class RankingTrainer(Trainer):
                 within, rows = candidate_row.cpu(), int(batch[2][-1]) + 1
             else:
                 within, rows = torch.arange(len(interaction)), len(interaction)
-            if isinstance(self.model, DiffusionRecommender):
+            if isinstance(self.model, VectorRecommender):
                 interaction.update(Interaction({EVALUATION_ROW: first_row + within}))
             first_row += rows
             yield batch
