@@ -5,7 +5,7 @@
 CSV, TSV and other text, compressed or not, or Parquet, one file or a folder of parts, goes through in pieces: memory
 does not grow with the file, apart from 8 bytes for each user and item. Nothing is guessed unless only one thing can
 be meant, nothing is dropped or changed unless a key says so, and whatever happened is counted and said. A file
-appears when it is whole and has been read back as strictly as a run reads it (docs/decisions/053-prepare.md).
+appears when it is whole and has been read back (docs/decisions/053-prepare.md).
 """
 
 from __future__ import annotations
