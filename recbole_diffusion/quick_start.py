@@ -284,7 +284,7 @@ def _logged(
         data=fingerprint,
         protocol={
             **protocol_facts(config),
-            **{key: config[key] for key in ("topk", "eval_seed", "MAX_ITEM_LIST_LENGTH")},
+            **{key: config[key] for key in ("topk", "label_repeats", "eval_seed", "MAX_ITEM_LIST_LENGTH")},
         },
         finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
