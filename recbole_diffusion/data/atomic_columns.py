@@ -95,7 +95,10 @@ def _taken(batches: list[pa.RecordBatch]) -> dict[str, pa.ChunkedArray]:
 
 def encoded(texts: pa.ChunkedArray) -> pa.DictionaryArray:
     """Every text once, in order of first appearance, and for every row its place among them."""
-    parts = texts.dictionary_encode().chunks
+    try:
+        parts = texts.dictionary_encode().chunks
+    except pa.ArrowCapacityError:  # two gigabytes of different texts
+        parts = texts.cast(pa.large_string()).dictionary_encode().chunks
     if len({_address(part.dictionary) for part in parts}) > 1:
         parts = pa.chunked_array(parts).unify_dictionaries().chunks
     places = np.concatenate([part.indices.to_numpy() for part in parts])
@@ -113,9 +116,18 @@ def joined(parts: Sequence[pa.DictionaryArray]) -> tuple[np.ndarray, list[str]]:
         (rows,) int32 and the different texts in order of first appearance: row r holds the text of number ``[r]``.
     """
     if len(parts) > 1:
-        parts = pa.chunked_array(parts).unify_dictionaries().chunks
+        try:
+            parts = _unified(parts, pa.string())
+        except pa.ArrowException:  # two gigabytes of different texts
+            parts = _unified(parts, pa.large_string())
     codes = np.concatenate([part.indices.to_numpy() for part in parts])
     return codes.astype(np.int32, copy=False), parts[0].dictionary.to_pylist()
+
+
+def _unified(parts: Sequence[pa.DictionaryArray], kind: pa.DataType) -> list[pa.DictionaryArray]:
+    """The parts with one dictionary of this type."""
+    alike = [pa.DictionaryArray.from_arrays(part.indices, part.dictionary.cast(kind)) for part in parts]
+    return pa.chunked_array(alike).unify_dictionaries().chunks
 
 
 def whole_numbers(texts: pa.ChunkedArray) -> np.ndarray | None:

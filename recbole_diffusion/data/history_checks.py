@@ -6,7 +6,7 @@ from logging import getLogger
 
 import numpy as np
 
-from recbole_diffusion.data.stable_order import repeats
+from recbole_diffusion.data.stable_order import repeats, stable_order
 from recbole_diffusion.errors import UserError
 
 logger = getLogger(__name__)
@@ -19,16 +19,16 @@ def check_histories(
 
     Args:
         name: the dataset, for messages.
-        users: (N,) ids, rising.
-        items: (N,) ids, of each user in order of time.
+        users: (N,) ids, interactions in order of time.
+        items: (N,) ids.
         leave_one_out: RecBole's ``valid_and_test``, ``valid_only`` or ``test_only``; None for another split.
         filters: the filters that are set, for messages.
 
     Raises:
         UserError: nobody has a history long enough for leave-one-out.
     """
-    begins = np.flatnonzero(np.diff(users, prepend=-1))
-    lengths = np.diff(np.append(begins, len(users)))
+    counts = np.bincount(users)
+    lengths = counts[counts > 0]
     if leave_one_out is not None:
         _check_lengths(name, lengths, leave_one_out, filters)
     pairs = users.astype(np.int64) * (int(items.max()) + 1)
@@ -38,9 +38,10 @@ def check_histories(
         return
     targets = ""
     if leave_one_out is not None:
-        ends = begins + lengths
-        test = repeated[ends[lengths >= 3] - 1]
-        valid = repeated[ends[lengths >= 4] - 2]
+        by_user = stable_order(users)
+        ends = np.cumsum(lengths)
+        test = repeated[by_user[ends[lengths >= 3] - 1]]
+        valid = repeated[by_user[ends[lengths >= 4] - 2]]
         targets = {
             "valid_and_test": f"; in their own history stand {test.sum()} of {len(test)} test targets and "
             f"{valid.sum()} of {len(valid)} validation targets",

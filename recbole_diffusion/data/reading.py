@@ -8,6 +8,7 @@
   RecBole's later stable sorts keep it: rounding to float32, and min-max normalisation, never turn two times round.
   Equal times keep file order. Ids are given before the sort, so they are those RecBole gives.
   ``time_precision: float32`` leaves RecBole's own order (docs/decisions/021-exact-time-order.md);
+* filters and ids are RecBole's, on codes of tokens (:mod:`recbole_diffusion.data.filters`);
 * rows that filters take away, and targets that already stand in their own history, are counted in the log;
 * a dataset that is absent is downloaded, or named in one line (docs/decisions/022-downloads.md).
 """
@@ -357,17 +358,16 @@ class CheckedReading(FilteredInteractions):
 
     def _check_histories(self) -> None:
         """Log repeated interactions and short histories; refuse data in which nobody has a history to learn from."""
-        users = self.inter_feat[self.uid_field].to_numpy()
-        if self._sorts_exactly:
-            by_user = stable_order(users)
-        else:
-            by_user = np.lexsort((self.inter_feat[self.time_field].to_numpy().astype(np.float32), users))
+        users, items = self.inter_feat[self.uid_field].to_numpy(), self.inter_feat[self.iid_field].to_numpy()
+        if not self._sorts_exactly:
+            by_time = stable_order(self.inter_feat[self.time_field].to_numpy().astype(np.float32))
+            users, items = users[by_time], items[by_time]
         leaves_out = isinstance(self, SequentialDataset) and self.config["protocol"] in _RECBOLE_PROTOCOLS
         split = self.config["eval_args"]["split"] or {}
         check_histories(
             self.dataset_name,
-            users[by_user],
-            self.inter_feat[self.iid_field].to_numpy()[by_user],
+            users,
+            items,
             leave_one_out=split.get("LS") if leaves_out else None,
             filters=self._filters_set(),
         )

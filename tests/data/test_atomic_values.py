@@ -154,7 +154,8 @@ def test_encoded_texts_of_chunks_share_one_order() -> None:
     texts = [["b", "a", "b"], ["c", "a"], ["", "b", "c"]]
     together = encoded(pa.chunked_array(texts))
     apart = [encoded(pa.chunked_array([part])) for part in texts]
-    for parts in ([together], apart):
+    wide = [encoded(pa.chunked_array([part], pa.large_string())) for part in texts[1:]]
+    for parts in ([together], apart, [*apart[:1], *wide]):
         codes, distinct = joined(parts)
         assert (codes.tolist(), distinct) == ([0, 1, 0, 2, 1, 3, 0, 2], ["b", "a", "c", ""])
         assert codes.dtype == np.int32

@@ -73,6 +73,13 @@ def test_targets_in_their_own_history_by_hand(caplog: pytest.LogCaptureFixture) 
     assert "in their own history stand 2 of 2 test targets and 1 of 2 validation targets" in caplog.text
 
 
+def test_interactions_of_users_may_lie_anywhere(caplog: pytest.LogCaptureFixture) -> None:
+    """The same three users, their interactions mixed, each one's own in the same order."""
+    users, items = np.array([2, 1, 1, 3, 2, 1, 2, 3, 2, 1]), np.array([1, 1, 2, 1, 2, 1, 3, 1, 1, 2])
+    check_histories("toy", users, items, leave_one_out="valid_and_test")
+    assert "in their own history stand 2 of 2 test targets and 1 of 2 validation targets" in caplog.text
+
+
 def test_histories_too_short_for_anyone() -> None:
     with pytest.raises(UserError, match=r"longest history has 2 .* at least 3; change the filters \(none\) or"):
         check_histories("toy", np.array([1, 1]), np.array([1, 2]), leave_one_out="test_only", filters="none")
