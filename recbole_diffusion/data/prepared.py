@@ -20,6 +20,7 @@ from recbole.utils.argument_list import dataset_arguments
 
 from recbole_diffusion.data import cache
 from recbole_diffusion.data.histories import Histories
+from recbole_diffusion.data.token_ids import TokenIds
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +49,7 @@ class Found:
         dataset.field2seqlen = dict(self.fields["field2seqlen"])
         dataset.field2bucketnum = dict(self.fields["field2bucketnum"])
         dataset.field2id_token = dict(self.tokens)
-        dataset.field2token_id = {
-            name: {token: number for number, token in enumerate(tokens.tolist())}
-            for name, tokens in self.tokens.items()
-        }
+        dataset.field2token_id = {name: TokenIds(tokens) for name, tokens in self.tokens.items()}
 
 
 class PreparedData:
