@@ -184,6 +184,35 @@ def test_real_data(shared: Path, configured: Callable[..., Any], name: str, leas
     assert_same_data(ours, theirs)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("reverse", [True, False])
+def test_knowledge_graphs(tmp_path: Path, configured: Callable[..., Any], reverse: bool) -> None:
+    """Items that are entities, too: RecBole numbers them anew after the ids, and adds relations to them."""
+    from recbole.data.dataset import KnowledgeBasedDataset
+
+    draw = random.Random(8)
+    random_dataset(tmp_path, draw)
+    folder = tmp_path / "toy"
+    triples = [(f"e{draw.randrange(30)}", f"r{draw.randrange(4)}", f"e{draw.randrange(30)}") for _ in range(90)]
+    (folder / "toy.kg").write_text(table(triples, "head_id:token\trelation_id:token\ttail_id:token"))
+    links = [(f"i{item}", f"e{entity}") for item, entity in zip(range(2, 18), draw.sample(range(34), 16), strict=True)]
+    (folder / "toy.link").write_text(table(links, "item_id:token\tentity_id:token"))
+    columns = {**COLUMNS, "kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+    settings = {
+        "eval_args": RANDOM_ORDER,
+        "load_col": columns,
+        "kg_reverse_r": reverse,
+        "user_inter_num_interval": "[2,inf)",
+        "entity_kg_num_interval": "[3,inf)",
+        "relation_kg_num_interval": "[0,inf)",
+    }
+    config = configured(tmp_path, "toy", model="CKE", **settings)
+    theirs, ours = KnowledgeBasedDataset(config), checked_dataset(KnowledgeBasedDataset)(config)
+    assert 0 < len(theirs.item2entity) < 16
+    assert ours.item2entity == theirs.item2entity
+    assert_same_data(ours, theirs)
+
+
 def test_a_class_with_a_filter_of_its_own_keeps_it(
     written: Callable[..., Path], configured: Callable[..., Any]
 ) -> None:
