@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from recbole_diffusion import __version__, compat, prepare_command
 from recbole_diffusion.config_files import COMMAND_LINE, Overrides, parse_value
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.model_table import OUR_MODELS
 from recbole_diffusion.registry import default_file_of, load_object, model_names, nearest, properties_directory
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ FLAGS: dict[str, str] = {
     "list_models": "the names that --model takes",
     "version": "the version",
 }
+OWN_PACKAGE = "recbole_diffusion"
 PREPARE = "prepare"  # the word whose keys are all its own: it has no configuration
 
 EXAMPLES = """\
@@ -308,11 +310,23 @@ def _options_text(name: str) -> str:
 
 
 def models_text() -> str:
-    """The text of ``--list_models``."""
+    """The text of ``--list_models``: ours with paper and protocol of the paper, then RecBole's names."""
     lines = []
     for owner, names in model_names().items():
-        lines += [f"{owner}:", *(f"  {name}" for name in names), ""]
+        ours = owner == OWN_PACKAGE
+        lines += [f"{owner}:", *(_model_rows(names) if ours else (f"  {name}" for name in names)), ""]
     return "\n".join([*lines, "A class of your own: --model=package.module:Class"])
+
+
+def _model_rows(names: Sequence[str]) -> list[str]:
+    """One line a model: name, paper, the paper's protocol, what it is."""
+    rows = [OUR_MODELS[name] for name in names]
+    name_width, paper_width = max(len(row.name) for row in rows), max(len(row.paper) for row in rows)
+    protocol_width = max(len(row.protocol) for row in rows)
+    return [
+        f"  {row.name:<{name_width}}  {row.paper:<{paper_width}}  {row.protocol:<{protocol_width}}  {row.about}"
+        for row in rows
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------------

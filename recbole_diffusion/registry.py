@@ -1,4 +1,4 @@
-"""The one table of models: a name -> its class, the dataset and trainer it runs with. RecBole's own models follow it.
+"""Names of models: a name -> its class, the dataset and trainer it runs with.
 
 A name is looked up in this order: the models of this package, RecBole's models (by exact name), a user's own class
 written ``package.module:Class``. Nothing is found by lower-casing a name, and no model is imported to list names.
@@ -20,11 +20,14 @@ from typing import Any
 
 from recbole_diffusion import compat
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.model_table import OUR_MODELS
 
 logger = logging.getLogger(__name__)
 
-OUR_MODEL_NAMES: tuple[str, ...] = ("DiffuRec",)
+OUR_MODEL_NAMES: tuple[str, ...] = tuple(OUR_MODELS)
 
+# Keys of a model's defaults that this package's trainer reads and RecBole's does not.
+_KEYS_OF_OUR_TRAINER = ("scheduler", "valid_reverse_steps")
 # Names whose module is not named after their properties file, or that have no properties file at all.
 _RECBOLE_MODELS_WITHOUT_OWN_FILE: dict[str, str] = {"Random": "random", "XGBoost": "xgboost", "LightGBM": "lightgbm"}
 _RECBOLE_FAMILIES = (
@@ -49,10 +52,8 @@ class ModelEntry:
 
 
 def our_models() -> dict[str, type]:
-    """Name -> class of the models of this package (imports them, and torch)."""
-    from recbole_diffusion.models.diffurec import DiffuRec
-
-    return {"DiffuRec": DiffuRec}
+    """Name -> class of all models of this package (imports every one, and torch)."""
+    return {name: row.load() for name, row in OUR_MODELS.items()}
 
 
 def recbole_directory() -> Path:
@@ -209,6 +210,12 @@ def _trainer_class(name: str, model_class: Any) -> type:
     return by_family.get(model_class.type, trainers.Trainer)
 
 
+def _is_ours(model_class: type) -> bool:
+    """Whether a class is the one that the table of models names, said without importing any."""
+    row = OUR_MODELS.get(model_class.__name__)
+    return row is not None and model_class.__module__ == f"recbole_diffusion.models.{row.module}"
+
+
 def _entry(name: str, model_class: type, *, ours: bool) -> ModelEntry:
     if getattr(model_class, "type", None) is None:
         raise UserError(
@@ -233,9 +240,9 @@ def resolve_model(name: str | type) -> ModelEntry:
     """
     compat.apply_patches()
     if isinstance(name, type):
-        return _entry(name.__name__, name, ours=name.__name__ in OUR_MODEL_NAMES and name in our_models().values())
-    if name in OUR_MODEL_NAMES:
-        return _entry(name, our_models()[name], ours=True)
+        return _entry(name.__name__, name, ours=_is_ours(name))
+    if name in OUR_MODELS:
+        return _entry(name, OUR_MODELS[name].load(), ours=True)
     modules = _recbole_modules()
     if name in modules:
         try:
@@ -257,12 +264,22 @@ def resolve_model(name: str | type) -> ModelEntry:
     )
 
 
-def _injected_module(name: str, model_class: type) -> None:
-    """Put a model where RecBole's ``get_model`` looks: ``recbole.model.sequential_recommender.<lower-case name>``."""
+def _inject_module(name: str) -> None:
+    """Put a model where RecBole's ``get_model`` looks: ``recbole.model.sequential_recommender.<lower-case name>``.
+
+    The model itself is imported when it is asked for.
+    """
     full_name = f"recbole.model.sequential_recommender.{name.lower()}"
-    specification = importlib.machinery.ModuleSpec(full_name, loader=None, origin=model_class.__module__)
+    row = OUR_MODELS[name]
+    specification = importlib.machinery.ModuleSpec(full_name, loader=None, origin=f"recbole_diffusion.{row.module}")
     module = importlib.util.module_from_spec(specification)
-    setattr(module, name, model_class)
+
+    def attribute(wanted: str) -> Any:
+        if wanted == name:
+            return row.load()
+        raise AttributeError(f"module '{full_name}' has no attribute '{wanted}'")
+
+    vars(module)["__getattr__"] = attribute
     sys.modules[full_name] = module
 
 
@@ -282,9 +299,8 @@ def register() -> None:
     from recbole_diffusion.evaluation.recbole_metrics import register_metrics
 
     register_metrics()
-    models = our_models()
-    for name, model_class in models.items():
-        _injected_module(name, model_class)
+    for name in OUR_MODELS:
+        _inject_module(name)
 
     if getattr(Config, "_reads_recbole_diffusion", False):
         return
@@ -294,13 +310,18 @@ def register() -> None:
 
     def load_defaults(self: Any, model: str, model_class: type, dataset: str) -> None:
         load_recbole_defaults(self, model, model_class, dataset)
-        if models.get(model) is model_class:
-            self.internal_config_dict.update(read_yaml(properties_directory() / "model" / f"{model}.yaml").values)
-            logger.warning(
-                "%s in RecBole's own trainer: its keys scheduler and valid_reverse_steps have no effect there; "
-                "recbole_diffusion.run() reads them",
-                model,
-            )
+        if _is_ours(model_class):
+            defaults = read_yaml(properties_directory() / "model" / f"{model}.yaml").values
+            self.internal_config_dict.update(defaults)
+            unread = [key for key in _KEYS_OF_OUR_TRAINER if defaults.get(key) is not None]
+            if unread:
+                logger.warning(
+                    "%s in RecBole's own trainer: %s of its defaults %s no effect there; "
+                    "recbole_diffusion.run() reads %s",
+                    model,
+                    " and ".join(unread),
+                    *(("has", "it") if len(unread) == 1 else ("have", "them")),
+                )
 
     Config._load_internal_config_dict = load_defaults
     Config._reads_recbole_diffusion = True

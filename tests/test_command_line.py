@@ -16,7 +16,8 @@ from recbole_diffusion import command_line, prepare_command
 from recbole_diffusion.command_line import main, parse, result_table
 from recbole_diffusion.config_files import COMMAND_LINE
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.registry import OUR_MODEL_NAMES, properties_directory
+from recbole_diffusion.model_table import OUR_MODELS
+from recbole_diffusion.registry import properties_directory
 
 ROOT = Path(recbole_diffusion.__file__).resolve().parents[1]
 
@@ -382,7 +383,12 @@ def test_the_list_of_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list_models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "recbole_diffusion:"
-    assert lines[1 : 1 + len(OUR_MODEL_NAMES)] == [f"  {name}" for name in sorted(OUR_MODEL_NAMES)]
+    ours = lines[1 : 1 + len(OUR_MODELS)]
+    assert [line.split()[0] for line in ours] == sorted(OUR_MODELS)
+    for line in ours:
+        row = OUR_MODELS[line.split()[0]]
+        assert [part.strip() for part in line.split("  ") if part] == [row.name, row.paper, row.protocol, row.about]
+        assert len(line) <= 150
     assert "  SASRec" in lines
     assert "package.module:Class" in lines[-1]
 

@@ -35,7 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "denoisers": {"diffusion", "interests", "linear"},
     "config_files": {"errors"},
     "compat": {"errors"},
-    "registry": {"compat", "config_files", "errors"},
+    "model_table": set(),
+    "registry": {"compat", "config_files", "errors", "model_table"},
     "config_values": {"dates", "registry"},
     "config_options": {"config_files", "config_values", "registry", "errors"},
     "config_keys": set(),
@@ -47,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"models", "evaluation", "provenance", "compat", "errors"},
     "quick_start": SETTINGS | {"data", "models", "evaluation", "training", "provenance"},
     "prepare_command": {"data", "registry", "errors"},
-    "command_line": SETTINGS | {"quick_start", "prepare_command"},
+    "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command"},
     "__main__": {"command_line"},
 }
 # Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.

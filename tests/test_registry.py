@@ -13,6 +13,7 @@ import pytest
 
 import recbole_diffusion
 from recbole_diffusion import registry
+from recbole_diffusion.config_protocols import KEYS_OF_PROTOCOL
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import load_object, model_names, nearest, resolve_model
 
@@ -70,7 +71,20 @@ def test_our_names_are_the_classes_of_the_table() -> None:
     assert tuple(classes) == registry.OUR_MODEL_NAMES
     for name, model_class in classes.items():
         assert model_class.__name__ == name
+        assert registry.OUR_MODELS[name].protocol in KEYS_OF_PROTOCOL
         assert (registry.properties_directory() / "model" / f"{name}.yaml").is_file()
+
+
+def test_no_model_is_imported_to_list_names_or_to_resolve_another() -> None:
+    code = (
+        "import sys; from recbole_diffusion import registry; registry.model_names();"
+        "early = [m for m in sys.modules if m.startswith('recbole_diffusion.models') or m == 'torch'];"
+        "registry.resolve_model('SASRec'); registry.resolve_model('DiffuRec');"
+        "names = sorted(row.module for row in registry.OUR_MODELS.values());"
+        "print(early, [n for n in names if f'recbole_diffusion.models.{n}' in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "[] ['diffurec']"
 
 
 def test_every_properties_file_belongs_to_a_model_of_ours() -> None:
@@ -117,6 +131,7 @@ def test_dataset_and_trainer_are_those_that_recbole_takes(name: str, dataset: st
     assert (entry.dataset_class.__name__, entry.trainer_class.__name__) == (dataset, trainer)
     assert entry.trainer_class is get_trainer(entry.model_class.type, name)
     assert entry.ours == (name == "DiffuRec")
+    assert resolve_model(entry.model_class).ours == entry.ours
 
 
 @pytest.mark.parametrize(
