@@ -97,9 +97,9 @@ def core(users: Side, items: Side) -> Core:
 
 
 class FilteredInteractions(_Base):
-    """RecBole's filters and numbering of tokens; goes in front of a RecBole dataset class.
+    """RecBole's filters, numbering of tokens and scaling of numbers; goes in front of a RecBole dataset class.
 
-    A class that has a filter of its own keeps it.
+    A class that has one of these of its own keeps it.
     """
 
     inter_feat: Any
@@ -227,6 +227,22 @@ class FilteredInteractions(_Base):
                     accepted = self._within_intervals(feature[field].to_numpy(), self._parse_intervals_str(interval))
                     keep = np.broadcast_to(accepted, len(feature))
                 self._keep_features(name, keep, f"val_interval of {field}")
+
+    def _normalize(self) -> None:
+        """Numbers between 0 and 1 (`normalize_field`, `normalize_all`)."""
+        named, every = self.config["normalize_field"], self.config["normalize_all"]
+        fields = named or (self.float_like_fields if every else [])
+        plain = all(self.field2type.get(field) == FeatureType.FLOAT for field in fields)
+        if not plain or (named is not None and every) or not self._is_recbole_s("_normalize"):
+            super()._normalize()  # sequences, and what RecBole refuses or warns of
+            return
+        for field in fields:
+            for feature in self.field2feats(field):
+                values = feature[field].to_numpy()
+                low, high = values.min(), values.max()
+                if low == high:
+                    logger.warning("%s: all values of %s are the same; normalized they are 1", self.dataset_name, field)
+                feature[field] = 1.0 if low == high else (values - low) / (high - low)
 
     def _remap(self, remap_list: list[tuple[pd.DataFrame, str, FeatureType]]) -> None:
         """Give the tokens of some columns the ids 1, 2, 3 ... in order of first appearance."""

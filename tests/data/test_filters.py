@@ -88,6 +88,7 @@ SETTINGS: dict[str, list[Any]] = {
     "val_interval": [None, {"rating": "[2,inf)"}, {"gender": ["m"]}, {"price": "[1,7]", "brand": ["acme", "ü"]}],
     "rm_dup_inter": [None, "first", "last"],
     "alias_of_item_id": [None, ["next_id"]],
+    "normalize_all": [True, False],
 }
 COLUMNS = {
     "inter": ["user_id", "item_id", "timestamp", "rating", "next_id"],
@@ -234,6 +235,25 @@ def test_a_class_with_a_filter_of_its_own_keeps_it(
     assert len(dataset.inter_feat) == 10
     assert dataset.field2id_token["user_id"].tolist() == ["[PAD]", "u5", "u6", "u7", "u8", "u9"]
     assert dataset.inter_feat["user_id"].tolist() == [5, 4, 3, 2, 1] * 2
+
+
+def test_normalized_fields_that_recbole_refuses_or_leaves(
+    written: Callable[..., Path], configured: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    from recbole.data.dataset import Dataset
+
+    rows = [("u", f"i{row}", str(row + 5), "3") for row in range(5)]
+    columns = {"inter": ["user_id", "item_id", "timestamp", "rating"]}
+    keys = {"model": "Pop", "eval_args": RANDOM_ORDER, "load_col": columns}
+    folder = written(table(rows, HEADER + "\trating:float"))
+    dataset = checked_dataset(Dataset)(configured(folder, "toy", normalize_field=["timestamp", "rating"], **keys))
+    assert dataset.inter_feat["timestamp"].tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert dataset.inter_feat["rating"].tolist() == [1.0] * 5
+    assert "all values of rating are the same" in caplog.text
+    dataset = checked_dataset(Dataset)(configured(folder, "toy", normalize_field=["item_id"], **keys))
+    assert dataset.inter_feat["item_id"].tolist() == [1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match="price"):
+        checked_dataset(Dataset)(configured(folder, "toy", normalize_field=["price"], **keys))
 
 
 def test_what_filters_take_away_is_logged(
