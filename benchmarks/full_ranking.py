@@ -10,8 +10,9 @@ scores    ours, the model asked for scores of all items (`full_sort_predict`), a
 vectors   ours, the model asked for its vectors, as models of this project are
 ranks     as `vectors`, and the rank of every target counted, as `save_per_user` and GAUC need it
 
-The vectors are whole numbers whose products are exact in float32, so the sides' metrics must be equal whatever the
-order of summation; a difference above 1e-6 ends the command with an error. Targets are drawn so that about half of them
+The vectors are whole numbers whose products are exact in float32, and the first seed from --seed on is taken for which
+no target ties with another item, so the sides' metrics must be equal whatever the order of summation; a difference
+above 1e-6 ends the command with an error. Targets are drawn so that about half of them
 are found.
 """
 
@@ -95,6 +96,18 @@ def make_task(users: int, items: int, dimension: int, seed: int) -> Task:
     return Task(
         torch.from_numpy(user_vectors).float(), torch.from_numpy(item_vectors).float(), torch.from_numpy(targets)
     )
+
+
+def targets_tie(task: Task, k: int = 20) -> bool:
+    """Whether a target among the best `k` has the score of another item: RecBole leaves open which comes first."""
+    for users, targets in zip(task.users.split(64), task.targets.split(64)):
+        scores = users @ task.items.t()
+        scores[:, 0] = -torch.inf
+        own = scores.gather(1, targets[:, None])
+        tied = (scores == own).sum(1) > 1
+        if bool(tied.any()) and bool(((scores > own).sum(1) < k)[tied].any()):
+            return True
+    return False
 
 
 class _Items:
@@ -284,6 +297,9 @@ def meets_aims(side: dict[str, Any]) -> dict[str, bool]:
 
 def measure(options: argparse.Namespace, given: list[str]) -> dict[str, Any]:
     """Everything asked for, as the JSON's content."""
+    while targets_tie(make_task(options.users, options.items, options.dimension, options.seed)):
+        options.seed += 1  # whole numbers tie now and then
+    given = [*given, f"--seed={options.seed}"]
     load = Load()
     results: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
     progress = Progress("measurement", options.repeats * len(options.sides))
