@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_diffusion import __version__, compat, prepare_command
 from recbole_diffusion.config_files import COMMAND_LINE, Overrides, parse_value
+from recbole_diffusion.config_presets import PRESETS, datasets_with_preset
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.model_table import OUR_MODELS
 from recbole_diffusion.registry import default_file_of, load_object, model_names, nearest, properties_directory
@@ -42,6 +43,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "model": (("run",), "NAME of --list_models, or a class of yours as package.module:Class"),
     "dataset": (("run",), "NAME of the folder in data_path with NAME.inter; ml-100k comes with RecBole"),
     "config_files": (("run",), '"a.yaml b.yaml": configuration files, later ones win'),
+    "preset": (("run",), "paper: the settings of the model's paper for this dataset; your own keys win over them"),
     "resume": (("run",), "RUN_FOLDER of a run that was cut: go on with it"),
     "checkpoint": (("evaluate",), "RUN_FOLDER, whose best epoch is taken, or a checkpoint file"),
     "data_path": (("run", "evaluate"), "FOLDER that holds the datasets' folders (default: dataset)"),
@@ -60,6 +62,7 @@ examples:
   recbole-diff --model=DiffuRec --dataset=ml-100k --epochs=3
   recbole-diff --model=SASRec --dataset=amazon-beauty --data_path=data --learning_rate=1e-3 --topk=[5,10]
   recbole-diff --model=my_package.my_model:MyModel --dataset=ml-100k --config_files="base.yaml mine.yaml"
+  recbole-diff --model=DiffuRec --dataset=ml-1m --preset=paper
   recbole-diff --resume=runs/DiffuRec-ml-100k-20250101-120000
   recbole-diff evaluate --checkpoint=runs/DiffuRec-ml-100k-20250101-120000 --reverse_steps=8
   recbole-diff prepare --input=ratings.csv --dataset=mine
@@ -179,6 +182,7 @@ def _run(parsed: Arguments) -> RunResult:
         options.get("dataset"),
         parsed.config,
         config_files=_split_files(options.get("config_files", "")),
+        preset=options.get("preset"),
         data_path=options.get("data_path"),
         output=options.get("output", "runs"),
         resume=options.get("resume"),
@@ -290,6 +294,10 @@ def model_help(name: str) -> str:
     else:
         keys = _options_text(name)
     overall = (properties_directory() / "overall.yaml").read_text(encoding="utf-8").rstrip()
+    for preset in PRESETS:
+        datasets = datasets_with_preset(preset).get(name)
+        if datasets:
+            keys += f"\n\n# --preset={preset} for the datasets {', '.join(datasets)}"
     return f"# ---- keys of {name} ----\n{keys}\n\n# ---- keys of every run ----\n{overall}"
 
 
@@ -320,12 +328,10 @@ def models_text() -> str:
 
 def _model_rows(names: Sequence[str]) -> list[str]:
     """One line a model: name, paper, the paper's protocol, what it is."""
-    rows = [OUR_MODELS[name] for name in names]
-    name_width, paper_width = max(len(row.name) for row in rows), max(len(row.paper) for row in rows)
-    protocol_width = max(len(row.protocol) for row in rows)
+    rows = [(row.name, row.paper, row.protocol, row.about) for row in map(OUR_MODELS.__getitem__, names)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"  {row.name:<{name_width}}  {row.paper:<{paper_width}}  {row.protocol:<{protocol_width}}  {row.about}"
-        for row in rows
+        "  " + "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
 
 

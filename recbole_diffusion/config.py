@@ -3,7 +3,8 @@
 Later layers win::
 
     RecBole's YAMLs < properties/overall.yaml < RecBole's YAMLs of the model's family < the model's YAML
-        < properties/dataset/<dataset>.yaml < configuration files < overrides (command line or a dict)
+        < properties/dataset/<dataset>.yaml < properties/paper/<Model>.<dataset>.yaml where `preset: paper` asks for it
+        < configuration files < overrides (command line or a dict)
 
 Differs from RecBole's ``Config``: the command line is an argument and not ``sys.argv``, text is parsed as safe YAML and
 not by ``eval``, ``os.environ`` is not written, and an unknown key or a value of the wrong type is an error that says
@@ -13,17 +14,25 @@ where it was given. Reading a key that is in no layer still gives None, as RecBo
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from recbole.config import Config
 
 from recbole_diffusion import compat
-from recbole_diffusion.config_files import COMMAND_LINE, CONFIG_ARGUMENT, Layer, Loader, Overrides, read_yaml
+from recbole_diffusion.config_files import (
+    COMMAND_LINE,
+    CONFIG_ARGUMENT,
+    Layer,
+    Loader,
+    Overrides,
+    chosen,
+    given_layers,
+    read_yaml,
+    taken,
+)
 from recbole_diffusion.config_keys import (
     COMPUTED_KEYS,
     DECISION_TREE_KEYS,
@@ -33,6 +42,7 @@ from recbole_diffusion.config_keys import (
     recbole_argument_names,
 )
 from recbole_diffusion.config_options import model_options, options_layer
+from recbole_diffusion.config_presets import preset_layers
 from recbole_diffusion.config_protocols import settle_protocol
 from recbole_diffusion.config_values import CHECKS, NotAllowedError, check_like
 from recbole_diffusion.errors import UserError
@@ -72,7 +82,7 @@ class RunConfig(Config):
 
     Args:
         model: a name of the model table, ``package.module:Class``, or a class; None takes the key ``model`` of a layer.
-        dataset: the dataset's name; None takes the key ``dataset`` of a layer.
+        dataset: the dataset's name; None takes the key ``dataset`` of a layer. ``preset`` is a key of a layer too.
         config_files: YAML files, later ones win.
         overrides: keys that win over all files; an :class:`Overrides` says where they come from.
 
@@ -92,8 +102,9 @@ class RunConfig(Config):
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         compat.apply_patches()
-        given = _given_layers(config_files, overrides or {})
-        chosen_model, chosen_dataset = _chosen("model", model, given), _chosen("dataset", dataset, given)
+        given = given_layers(config_files, overrides or {})
+        chosen_model, chosen_dataset = chosen("model", model, given), chosen("dataset", dataset, given)
+        self.preset = taken("preset", None, given)
         if not isinstance(chosen_model, (str, type)):
             raise UserError(f"model must be a name, package.module:Class or a class, got {chosen_model!r}")
         if not isinstance(chosen_dataset, str) or not chosen_dataset or Path(chosen_dataset).name != chosen_dataset:
@@ -111,8 +122,11 @@ class RunConfig(Config):
         self._origins: dict[str, str] = {}
         self.internal_config_dict = self._merge(defaults)
         self._defaults = dict(self.internal_config_dict)
+        presets = preset_layers(self.preset, self.model_class, self.dataset)
+        self.internal_config_dict.update(self._merge(presets))
         self.external_config_dict = self._merge(given)
-        self._refuse_unknown([*defaults, *given])
+        self._refuse_unknown([*defaults, *presets, *given])
+        self._defaults.update(self.internal_config_dict)
         self.final_config_dict = {**self.internal_config_dict, **self.external_config_dict}
         self._check_values()
         self._fill_in()
@@ -174,7 +188,8 @@ class RunConfig(Config):
         """Every key that may be set for this model."""
         from recbole.utils import ModelType
 
-        known = {"model", "dataset", *KEYS_WITHOUT_DEFAULT, *keys_read_by_model(self.model_class), *self._defaults}
+        known = {"model", "dataset", "preset", *KEYS_WITHOUT_DEFAULT, *self._defaults}
+        known.update(keys_read_by_model(self.model_class))
         known.update(self._option_names())
         known.update(key for names in self.parameters.values() for key in names)
         transform = self.external_config_dict.get("transform", self._defaults.get("transform"))
@@ -328,12 +343,13 @@ class RunConfig(Config):
         values.pop("valid_metric_bigger")  # it follows from valid_metric
         if self.model_class.type.name != "SEQUENTIAL":
             del values["filter_seen"]  # it follows from repeatable
-        values.update(self._folders, model=self.model_reference, dataset=self.dataset)
+        values.update(self._folders, model=self.model_reference, dataset=self.dataset, preset=self.preset)
         if self.dataset == "ml-100k" and not self.is_given("data_path"):
             del values["data_path"]  # given, it would mean a folder and not RecBole's embedded copy
         order = [
             "model",
             "dataset",
+            "preset",
             *sorted(self._model_keys),
             *(key for names in self.parameters.values() for key in names),
         ]
@@ -344,41 +360,6 @@ class RunConfig(Config):
         return "\n".join(["", *lines, f"device = {self['device']}"])
 
     __repr__ = __str__
-
-
-def _given_layers(config_files: Sequence[str | Path], overrides: Mapping[str, Any]) -> list[Layer]:
-    """What the user gives, lowest layer first."""
-    if isinstance(config_files, (str, Path)):
-        raise UserError(f"config_files must be a list of files, got {str(config_files)!r}")
-    if not isinstance(overrides, Mapping):
-        raise UserError(f"the configuration must be a dict of keys, got {overrides!r}")
-    named = overrides if isinstance(overrides, Overrides) else Overrides(overrides)
-    for key in named:
-        if not isinstance(key, str):
-            raise UserError(f"a key must be a name, got {key!r} ({named.origin})")
-    values = {key: _native(value) for key, value in named.items()}
-    return [*map(read_yaml, config_files), Layer(values, {key: named.origin_of(key) for key in values})]
-
-
-def _native(value: Any) -> Any:
-    """A copy of ``value`` in Python's own types: programs also pass numpy's numbers and paths."""
-    if isinstance(value, Mapping):
-        return {key: _native(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_native(entry) for entry in value]
-    if isinstance(value, np.generic):
-        return value.item()
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _chosen(key: str, argument: Any, given: Sequence[Layer]) -> Any:
-    """``argument``, else the highest layer's value of ``key``; the key is taken out of the layers."""
-    for layer in reversed(given):
-        value = layer.values.pop(key, None)
-        argument = value if argument is None else argument
-    if argument is None:
-        raise UserError(f"no {key} is given; set --{key}=... or the key '{key}' in a configuration file")
-    return argument
 
 
 def _reference(model: str | type, entry: ModelEntry) -> str:

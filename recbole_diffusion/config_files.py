@@ -1,17 +1,20 @@
-"""Configuration files: safe YAML in which every key knows the file and line it was given in.
+"""What a person gives: configuration files and overrides, layers in which every key knows where it was given.
 
-YAML 1.1 as RecBole's files use it, with these differences to ``yaml.safe_load``: ``1e-3`` is a number (RecBole's files
-are written so); ``010``, ``0x1f``, ``12:30`` and dates are text and not numbers; a key given twice is an error.
+Files are safe YAML 1.1 as RecBole's files use it, with these differences to ``yaml.safe_load``: ``1e-3`` is a number
+(RecBole's files are written so); ``010``, ``0x1f``, ``12:30`` and dates are text and not numbers; a key given twice is
+an error.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from recbole_diffusion.errors import UserError
@@ -153,3 +156,44 @@ def read_yaml(path: str | Path) -> Layer:
             raise UserError(f"{where}: a key is a name, not {key_node.value!r}")
         origins[key_node.value] = where
     return Layer(values, origins)
+
+
+def given_layers(config_files: Sequence[str | Path], overrides: Mapping[str, Any]) -> list[Layer]:
+    """What the user gives, lowest layer first."""
+    if isinstance(config_files, (str, Path)):
+        raise UserError(f"config_files must be a list of files, got {str(config_files)!r}")
+    if not isinstance(overrides, Mapping):
+        raise UserError(f"the configuration must be a dict of keys, got {overrides!r}")
+    named = overrides if isinstance(overrides, Overrides) else Overrides(overrides)
+    for key in named:
+        if not isinstance(key, str):
+            raise UserError(f"a key must be a name, got {key!r} ({named.origin})")
+    values = {key: _native(value) for key, value in named.items()}
+    return [*map(read_yaml, config_files), Layer(values, {key: named.origin_of(key) for key in values})]
+
+
+def _native(value: Any) -> Any:
+    """A copy of ``value`` in Python's own types: programs also pass numpy's numbers and paths."""
+    if isinstance(value, Mapping):
+        return {key: _native(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_native(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def taken(key: str, argument: Any, given: Sequence[Layer]) -> Any:
+    """``argument``, else the highest layer's value of ``key``, or None; the key is taken out of the layers."""
+    for layer in reversed(given):
+        value = layer.values.pop(key, None)
+        argument = value if argument is None else argument
+    return argument
+
+
+def chosen(key: str, argument: Any, given: Sequence[Layer]) -> Any:
+    """As `taken`, for a key that a run cannot do without."""
+    argument = taken(key, argument, given)
+    if argument is None:
+        raise UserError(f"no {key} is given; set --{key}=... or the key '{key}' in a configuration file")
+    return argument

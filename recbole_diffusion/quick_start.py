@@ -77,6 +77,7 @@ def run(
     config: Mapping[str, Any] | None = None,
     *,
     config_files: Sequence[str | Path] = (),
+    preset: str | None = None,
     data_path: str | Path | None = None,
     output: str | Path = "runs",
     resume: str | Path | None = None,
@@ -89,6 +90,7 @@ def run(
         dataset: a dataset's name: ``<data_path>/<dataset>/<dataset>.inter``; without it a configuration file names it.
         config: keys that override every file.
         config_files: YAML files, later ones win.
+        preset: `paper` takes the settings of the model's paper for this dataset, below `config_files` and `config`.
         data_path: folder of the datasets.
         output: where the run's folder is made.
         resume: folder of an earlier run to continue; `model` and `dataset` are then its own, and `config` may hold
@@ -99,6 +101,8 @@ def run(
         UserError: anything a person can correct, in one line.
     """
     overrides = _overrides(config, data_path, show_progress)
+    if preset is not None:
+        overrides["preset"] = preset
     if resume is not None:
         folder = RunFolder.open(Path(resume))
         settings = _resumed_config(folder, model, dataset, overrides, config_files)
@@ -135,9 +139,9 @@ def evaluate(
     stored = read_checkpoint(path)
     values = dict(stored.facts["config"])
     overrides = _overrides(config, data_path, show_progress)
-    for name in ("model", "dataset"):
-        if overrides.get(name, values[name]) != values[name]:
-            raise UserError(f"{path} is of {name} {values[name]}, not {overrides[name]}; leave {name} out")
+    for name in ("model", "dataset", "preset"):
+        if overrides.get(name, values.get(name)) != values.get(name):
+            raise UserError(f"{path} is of {name} {values.get(name)}, not {overrides[name]}; leave {name} out")
     _default_origin_keys(values, overrides)
     settings = RunConfig(values["model"], values["dataset"], (), overrides.over(_run_keys(values), str(path)))
     refuse_other_training_rows(settings, values, path)
@@ -182,6 +186,7 @@ def _resumed_config(
             )
     if config_files:
         raise UserError("--config_files cannot be given with --resume: the run keeps its own config.yaml")
+    stored.setdefault("preset", None)
     refused = [
         key for key in overrides if key in stored and key not in RESUMABLE_KEYS and overrides[key] != stored[key]
     ]
@@ -277,6 +282,7 @@ def _logged(
     facts = dataclasses.asdict(result)
     facts.update(
         folder=folder.path.name,
+        preset=config.preset,
         checkpoint=str(checkpoint) if checkpoint else None,
         command=_command(),
         code=code_version(),

@@ -119,13 +119,19 @@ def test_run_gets_what_was_given(called: list[Any], tmp_path: Path, capsys: pyte
     for path in (first, second):
         path.write_text("epochs: 1\n", encoding="utf-8")
     files = f"--config_files={first.as_posix()} '{second.as_posix()}'"
-    assert main(["--model=SASRec", "--dataset=small", files, "--data_path=d", "--output=o", "--epochs=2"]) == 0
+    assert (
+        main(
+            ["--model=SASRec", "--dataset=small", files, "--preset=paper", "--data_path=d", "--output=o", "--epochs=2"]
+        )
+        == 0
+    )
     ((word, arguments, keywords),) = called
     assert word == "run"
     assert arguments == ("SASRec", "small", {"epochs": 2})
     assert arguments[2].origin == COMMAND_LINE
     assert keywords == {
         "config_files": [first.as_posix(), second.as_posix()],
+        "preset": "paper",
         "data_path": "d",
         "output": "o",
         "resume": None,
