@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recbole_diffusion.data.stable_order import stable_order
+
 
 def smallest_integer_type(largest: int) -> np.dtype:
     """The narrowest integer type that holds 0 .. `largest`: uint8, uint16, int32 or int64."""
@@ -80,8 +82,7 @@ def group_by_user(users: np.ndarray, columns: Mapping[str, np.ndarray], n_users:
     counts = np.bincount(users, minlength=n_users)
     offsets = np.zeros(n_users + 1, dtype=np.int64)
     np.cumsum(counts, out=offsets[1:])
-    order = np.argsort(users.astype(smallest_integer_type(max(n_users - 1, 0))), kind="stable")
-    order = order.astype(smallest_integer_type(len(users)))
+    order = stable_order(users).astype(smallest_integer_type(len(users)))
     return Histories(offsets, {name: values[order] for name, values in columns.items()}, order)
 
 
