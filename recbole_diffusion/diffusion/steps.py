@@ -1,10 +1,11 @@
 """Which slot t a training row gets, and the weight that keeps the loss unbiased.
 
     uniform     t ~ U{0..T-1}, weight 1
+    last        t = T - 1, weight 1: the noise that inference starts from
     lossaware   p_t proportional to sqrt(E[L_t^2]), weight 1 / (T p_t)       (Nichol and Dhariwal 2021, equation 18)
 
-The weighted loss has the uniform mean either way: sum_t p_t L_t / (T p_t) = mean_t L_t.
-DiffuRec's released code names the second one but never feeds it a loss, so it stays uniform
+The weighted loss has the uniform mean with `uniform` and `lossaware`: sum_t p_t L_t / (T p_t) = mean_t L_t.
+DiffuRec's released code names `lossaware` but never feeds it a loss, so it stays uniform
 (docs/decisions/015-step-sampling.md).
 """
 
@@ -45,6 +46,23 @@ class UniformSteps:
         where = device if generator is None else generator.device
         t = torch.randint(self.num_steps, (n,), device=where, generator=generator).to(device)
         return t, torch.ones(n, device=device)
+
+    def update(self, t: Tensor, loss: Tensor) -> None:
+        """Nothing to learn."""
+
+
+class LastStep:
+    """The noisiest slot for every row (DMI's algorithm 1, line 5, as printed)."""
+
+    def __init__(self, num_steps: int) -> None:
+        _check_num_steps(num_steps)
+        self.num_steps = num_steps
+
+    def sample(
+        self, n: int, *, device: torch.device | str, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`StepSampler.sample`; nothing is drawn."""
+        return torch.full((n,), self.num_steps - 1, device=device), torch.ones(n, device=device)
 
     def update(self, t: Tensor, loss: Tensor) -> None:
         """Nothing to learn."""
@@ -123,7 +141,7 @@ class LossAwareSteps(nn.Module):
         self.counts += received
 
 
-STEP_SAMPLERS: dict[str, type] = {"uniform": UniformSteps, "lossaware": LossAwareSteps}
+STEP_SAMPLERS: dict[str, type] = {"uniform": UniformSteps, "last": LastStep, "lossaware": LossAwareSteps}
 """The values of key ``step_sampler``; each is built with ``num_steps``."""
 
 

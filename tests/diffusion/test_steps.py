@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from recbole_diffusion.diffusion.steps import STEP_SAMPLERS, LossAwareSteps, UniformSteps
+from recbole_diffusion.diffusion.steps import STEP_SAMPLERS, LastStep, LossAwareSteps, UniformSteps
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -27,6 +27,12 @@ def close_to_multinomial(t: torch.Tensor, probability: torch.Tensor) -> bool:
     counts = torch.bincount(t, minlength=len(probability)).double()
     expected = len(t) * probability.double()
     return bool(((counts - expected).abs() <= 5 * (expected * (1 - probability)).sqrt() + 1).all())
+
+
+def test_the_last_step_is_every_rows() -> None:
+    t, weight = LastStep(8).sample(5, device="cpu")
+    assert t.tolist() == [7] * 5 and weight.tolist() == [1.0] * 5
+    assert t.dtype == torch.long
 
 
 # --- uniform ----------------------------------------------------------------------------------------------------------
@@ -168,5 +174,5 @@ def test_refusals() -> None:
 
 
 def test_names() -> None:
-    assert {"uniform": UniformSteps, "lossaware": LossAwareSteps} == STEP_SAMPLERS
+    assert {"uniform": UniformSteps, "last": LastStep, "lossaware": LossAwareSteps} == STEP_SAMPLERS
     assert all(build(7).num_steps == 7 for build in STEP_SAMPLERS.values())
