@@ -6,7 +6,8 @@ What RecBole's `Trainer` does stays (losses, optimisers, metrics); what is added
   same
     weights, bit for bit on a CPU, as one that was not;
   - early stopping counts a strictly better score alone as better;
-  - a loss that is not finite stops the run and names the batch;
+  - a loss that is not finite stops the run and names the batch (`losses.py`);
+  - the terms of a loss are logged one by one;
   - Ctrl-C leaves the last good checkpoint and says how to resume;
   - the row number of an evaluation row goes to the model, so that its noise does not depend on the batch.
 """
@@ -21,12 +22,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from recbole.data.interaction import Interaction
 from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score
-from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from recbole_diffusion.compat import tensorboard_in
@@ -47,7 +45,19 @@ from recbole_diffusion.training.checkpoint import (
     write_text_atomically,
 )
 from recbole_diffusion.training.evaluation import RankingTrainer, progress
+from recbole_diffusion.training.losses import (
+    EpochLosses,
+    TrainingDiverged,
+    in_words,
+    numbered,
+    stop_unless_finite,
+    stop_unless_weights_finite,
+    terms_of,
+)
+from recbole_diffusion.training.optimizer import fused_adam, step_decay
 from recbole_diffusion.training.run_folder import RunFolder
+
+__all__ = ["RunTrainer", "TrainingDiverged", "trainer_class"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,10 +68,6 @@ OWN_PROCEDURE = (
     "{} trains in a way of its own that cannot be checkpointed and resumed here; "
     "run this model with RecBole's own run_recbole"
 )
-
-
-class TrainingDiverged(UserError):
-    """A training loss that is not finite."""
 
 
 def _check_trainer(base: Any) -> None:
@@ -113,8 +119,9 @@ class _Run(RankingTrainer):
         if self.precision == "fp32" and config["enable_amp"]:
             self.precision = "bf16" if self.device.type == "cpu" else "fp16"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.lr_scheduler = self._build_scheduler()
+        self.lr_scheduler = step_decay(self.optimizer, config)
         self.history: list[dict[str, Any]] = []
+        self.loss_terms: dict[str, float] = {}  # of the epoch: sums over batches of the loss's named terms
         self.best_epoch: int | None = None
         self.seconds_before = 0.0
         self.started = time.perf_counter()
@@ -123,28 +130,11 @@ class _Run(RankingTrainer):
     # building -------------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        parameters = list(kwargs.get("params", self.model.parameters()))
-        kwargs["params"] = parameters
-        learner = str(kwargs.get("learner", self.learner)).lower()
-        devices = {parameter.device.type for parameter in parameters}
-        if learner not in ("adam", "adamw") or not devices <= {"cpu", "cuda"} or any(p.is_sparse for p in parameters):
-            return super()._build_optimizer(**kwargs)
+        parameters = kwargs["params"] = list(kwargs.get("params", self.model.parameters()))
+        learner: Any = kwargs.get("learner", self.learner)
         rate: Any = kwargs.get("learning_rate", self.learning_rate)
         decay: Any = kwargs.get("weight_decay", self.weight_decay)
-        built = torch.optim.Adam if learner == "adam" else torch.optim.AdamW
-        return built(
-            parameters,
-            lr=rate,
-            weight_decay=decay,
-            fused=all(parameter.is_floating_point() for parameter in parameters) and bool(parameters),
-        )
-
-    def _build_scheduler(self) -> torch.optim.lr_scheduler.StepLR | None:
-        if self.config["scheduler"] is None:
-            return None
-        return torch.optim.lr_scheduler.StepLR(
-            self.optimizer, step_size=self.config["scheduler_step_size"], gamma=self.config["scheduler_gamma"]
-        )
+        return fused_adam(learner, parameters, rate, decay) or super()._build_optimizer(**kwargs)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -305,20 +295,25 @@ class _Run(RankingTrainer):
         """Train and, when due, validate one epoch; then write its checkpoint."""
         began = time.perf_counter()
         rate = self.optimizer.param_groups[0]["lr"]
+        self.loss_terms = {}
         losses = self._train_epoch(train_data, epoch, show_progress=show_progress)
-        self._stop_unless_weights_finite(epoch)
-        loss = (sum(losses) if isinstance(losses, tuple) else losses) / max(len(train_data), 1)
+        stop_unless_weights_finite(self.model, epoch=epoch, last=self.folder.last)
+        batches = max(len(train_data), 1)
+        loss = (sum(losses) if isinstance(losses, tuple) else losses) / batches
+        terms = {name: value / batches for name, value in (self.loss_terms or numbered(losses)).items()}
         self.train_loss_dict[epoch] = loss
         if self.lr_scheduler is not None:
             self.lr_scheduler.step()
         row: dict[str, Any] = {
             "epoch": epoch + 1,
             "train_loss": loss,
+            **{f"train_{name}": value for name, value in terms.items()},
             "learning_rate": rate,
             "train_seconds": round(time.perf_counter() - began, 3),
         }
-        self.tensorboard.add_scalar("train/loss", loss, epoch + 1)
-        message = f"epoch {epoch + 1}/{self.epochs}  loss {loss:.4f}  {row['train_seconds']:.1f} s"
+        for name, value in {"loss": loss, **terms}.items():
+            self.tensorboard.add_scalar(f"train/{name}", value, epoch + 1)
+        message = f"epoch {epoch + 1}/{self.epochs}  {in_words(loss, terms)}  {row['train_seconds']:.1f} s"
         improved = False
         score = None
         due = self.eval_step > 0 and ((epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs)
@@ -373,58 +368,32 @@ class _Run(RankingTrainer):
                 self.model.validating = False
         return float(calculate_valid_score(result, self.valid_metric)), result, round(time.perf_counter() - began, 3)
 
-    def _stop_unless_finite(self, loss: Tensor, epoch: int, batch: int, interaction: Interaction) -> None:
-        if bool(torch.isfinite(loss)):
-            return
-        ids = (
-            interaction[self.config["USER_ID_FIELD"]] if self.config["USER_ID_FIELD"] in interaction.interaction else []
-        )
-        users = ", ".join(str(int(user)) for user in ids[:5])
-        raise TrainingDiverged(
-            f"training loss is {float(loss.detach())} in epoch {epoch + 1}, batch {batch + 1} ({len(interaction)} rows"
-            + (f", first internal user ids {users}" if users else "")
-            + "); lower learning_rate, set clip_grad_norm: {max_norm: 1.0} or use precision: fp32; "
-            f"the last good checkpoint is {self.folder.last if self.folder.last.is_file() else 'none yet'}"
-        )
-
-    def _stop_unless_weights_finite(self, epoch: int) -> None:
-        broken = [name for name, weight in self.model.named_parameters() if not bool(torch.isfinite(weight).all())]
-        if broken:
-            raise TrainingDiverged(
-                f"weights are not finite after epoch {epoch + 1} ({', '.join(broken[:3])}); lower learning_rate, set "
-                "clip_grad_norm: {max_norm: 1.0} or use precision: fp32; "
-                f"the last good checkpoint is {self.folder.last if self.folder.last.is_file() else 'none yet'}"
-            )
-
 
 class RunTrainer(_Run):
     """The trainer of models that minimise one loss, ours and most of RecBole's."""
 
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
-    ) -> float | tuple[float, ...]:
-        """One pass over the training rows; the sum over batches of the loss, or of each of its parts."""
+    ) -> float:
+        """One pass over the training rows; the sum over batches of the loss, and in `loss_terms` of its named terms."""
         self.model.train()
-        loss_of = loss_func or self.model.calculate_loss
-        total: np.ndarray | None = None
-        single = True
+        terms_of_batch = terms_of(self.model, loss_func)
+        losses = EpochLosses()
         for index, batch in enumerate(progress(train_data, f"epoch {epoch_idx + 1}/{self.epochs}", show_progress)):
             interaction = batch.to(self.device)
             self.optimizer.zero_grad()
             with self._autocast():
-                losses = loss_of(interaction)
-            single = not isinstance(losses, tuple)
-            parts = (losses,) if single else losses
-            loss = parts[0] if single else sum(parts)
-            self._stop_unless_finite(loss, epoch_idx, index, interaction)
+                terms = terms_of_batch(interaction)
+            loss, value = losses.add(terms)
+            user_field, last = self.config["USER_ID_FIELD"], self.folder.last
+            stop_unless_finite(value, terms, interaction, user_field, epoch=epoch_idx, batch=index, last=last)
             self.scaler.scale(loss).backward()
             if self.clip_grad_norm:
                 self.scaler.unscale_(self.optimizer)
                 clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            values = np.array([float(part.detach()) for part in parts])
-            total = values if total is None else total + values
-        if total is None:
+        if not losses.batches:
             raise UserError("there is no training row: every history has one item; lower the filters or use more data")
-        return float(total[0]) if single else tuple(float(value) for value in total)
+        self.loss_terms = losses.terms
+        return losses.total

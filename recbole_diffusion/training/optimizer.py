@@ -1,0 +1,34 @@
+"""Optimisers and learning rates: Adam in one fused kernel, step decay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import StepLR
+
+
+def fused_adam(
+    learner: str, parameters: Sequence[Tensor], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer | None:
+    """Adam or AdamW, fused where the parameters allow it; None for another learner, for sparse gradients and devices
+    without the kernel, which RecBole's trainer builds."""
+    name, devices = learner.lower(), {parameter.device.type for parameter in parameters}
+    sparse = any(parameter.is_sparse for parameter in parameters)
+    if name not in ("adam", "adamw") or not devices <= {"cpu", "cuda"} or sparse:
+        return None
+    return (torch.optim.Adam if name == "adam" else torch.optim.AdamW)(
+        parameters,
+        lr=learning_rate,
+        weight_decay=weight_decay,
+        fused=bool(parameters) and all(parameter.is_floating_point() for parameter in parameters),
+    )
+
+
+def step_decay(optimizer: torch.optim.Optimizer, config: Any) -> StepLR | None:
+    """`scheduler: step`: times `scheduler_gamma` every `scheduler_step_size` epochs; None for a constant rate."""
+    if config["scheduler"] is None:
+        return None
+    return StepLR(optimizer, step_size=config["scheduler_step_size"], gamma=config["scheduler_gamma"])
