@@ -69,13 +69,26 @@ class HistoryMixing(nn.Module):
             return self.step_embedding(torch.arange(self.num_steps, device=t.device))[t]
         return self.step_embedding(t)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Tensor:
-        """Mix x_t (B, D) at slots t (B,) into the condition's tokens: (M, D)."""
-        layout = condition.layout
+    def _guide_and_strength(
+        self, x_t: Tensor, t: Tensor, layout: PackedHistory, noise: NoiseSource
+    ) -> tuple[Tensor, Tensor | None]:
+        """x_t + d_t of every token's row, and lambda of every token, (M, D) both; None where lambda is constant."""
         guide = torch.index_select(x_t + self.embed_steps(t), 0, layout.row)
         if self.lambda_std == 0.0:
-            return torch.add(condition.tokens, guide, alpha=self.lambda_mean)
+            return guide, None
         strength = layout.normal(noise, self.dim, dtype=guide.dtype).mul_(self.lambda_std).add_(self.lambda_mean)
+        return guide, strength
+
+    def copies(self, x_t: Tensor, t: Tensor, layout: PackedHistory, noise: NoiseSource) -> Tensor:
+        """``lambda_i * (x_t + d_t)`` for every token, (M, D): what DiffuRecSys attends with instead of adding it."""
+        guide, strength = self._guide_and_strength(x_t, t, layout, noise)
+        return guide * (self.lambda_mean if strength is None else strength)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Tensor:
+        """Mix x_t (B, D) at slots t (B,) into the condition's tokens: (M, D)."""
+        guide, strength = self._guide_and_strength(x_t, t, condition.layout, noise)
+        if strength is None:
+            return torch.add(condition.tokens, guide, alpha=self.lambda_mean)
         return torch.addcmul(condition.tokens, guide, strength)
 
 

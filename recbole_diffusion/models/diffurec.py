@@ -19,12 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
-from torch.nn import functional
 
-from recbole_diffusion.denoisers.dropout import dropout
 from recbole_diffusion.denoisers.gru import GRUDenoiser
 from recbole_diffusion.denoisers.transformer import NORM_EPSILON, HistoryMixing, TransformerDenoiser
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, build_noise
@@ -33,11 +30,9 @@ from recbole_diffusion.diffusion.sampler import build_sampler
 from recbole_diffusion.diffusion.schedules import build_schedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.condition import Condition
-from recbole_diffusion.interests.packing import pack
 from recbole_diffusion.losses.ranking import full_softmax
 from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
-
-INFERENCE_TOKENS = 4096  # packed tokens of one reverse chain on a CPU: activations stay in its caches
+from recbole_diffusion.models.packed_history import embed_history, row_chunks
 
 
 @dataclass(frozen=True)
@@ -136,23 +131,16 @@ class DiffuRec(DiffusionRecommender):
 
     def condition(self, item_seq: Tensor, item_seq_len: Tensor) -> Condition:
         """Embed histories (B, L): ``LN(Drop(E[history]))``, packed."""
-        layout = pack(
+        return embed_history(
             item_seq,
             item_seq_len,
+            self.item_embedding,
+            self.history_norm,
+            position_embedding=self.position_embedding,
+            dropout_prob=self.options.embedding_dropout_prob,
             padding_tokens=self.options.mask_mode == "query",
             padded_length=self.max_seq_length,
         )
-        tokens = functional.embedding(layout.item_ids, self.item_embedding.weight)
-        if self.position_embedding is not None:
-            place = layout.position
-            if layout.query_keep is not None:  # a row's padding token comes first and has no position
-                start = layout.last - layout.lengths.to(place.device) + 1
-                padded = 1 - layout.query_keep[start, 0].long()
-                place = (place - padded[layout.row]).clamp_min(0)
-            positions = self.position_embedding(place)
-            tokens = tokens + (positions if layout.query_keep is None else positions * layout.query_keep)
-        tokens = dropout(tokens, self.options.embedding_dropout_prob, self.training)
-        return Condition(self.history_norm(tokens), layout)
 
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:
         """Cross-entropy of the reconstructed target over all items (Eq. 18, 19)."""
@@ -174,8 +162,8 @@ class DiffuRec(DiffusionRecommender):
         On a CPU rows are handled in order of length, a few thousand tokens at a time: memory does not grow with B.
         """
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        result = item_seq.new_empty((item_seq.shape[0], self.options.hidden_size), dtype=torch.float32)
-        for rows in self._row_chunks(lengths):
+        result = self.item_embedding.weight.new_empty(item_seq.shape[0], self.options.hidden_size)
+        for rows in row_chunks(lengths):
             condition = self.condition(item_seq[rows], lengths[rows])
             result[rows] = self.reverse(condition, noise.select(rows.cpu())).to(result.dtype)
         return result[:, None]
@@ -186,17 +174,6 @@ class DiffuRec(DiffusionRecommender):
         x_T = self.process.prior(shape, device=condition.tokens.device, noise=noise)
         sampler = self.valid_sampler if self.validating else self.sampler
         return sampler(self.denoiser, x_T, condition, noise=noise)
-
-    def _row_chunks(self, lengths: Tensor) -> list[Tensor]:
-        """Row numbers by length in chunks of INFERENCE_TOKENS tokens; one chunk on an accelerator."""
-        if lengths.device.type != "cpu":
-            return [torch.arange(lengths.shape[0], device=lengths.device)]
-        order = torch.argsort(lengths, stable=True)
-        filled = (lengths[order] + 1).cumsum(0)
-        return [
-            order[(filled - 1) // INFERENCE_TOKENS == chunk]
-            for chunk in range(int((filled[-1] - 1) // INFERENCE_TOKENS) + 1)
-        ]
 
     def item_vectors(self) -> Tensor:
         """The item embedding table, (V, D)."""
