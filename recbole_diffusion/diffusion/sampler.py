@@ -10,13 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from recbole_diffusion.diffusion.noise import NoiseSource
-from recbole_diffusion.diffusion.process import CLEAN, GaussianProcess, check_eta
+from recbole_diffusion.diffusion.process import CLEAN, check_eta
+
+EarlyResult = Literal["state", "prediction"]
+
+
+class ReverseProcess(Protocol):
+    """What a chain needs of a diffusion process: :class:`GaussianProcess` has it, and :class:`GeodesicWalk`."""
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        ...
+
+    def step(
+        self, x_0_hat: Tensor, x_t: Tensor, t: int, s: int, *, eta: float = 1.0, noise: NoiseSource | Tensor | None
+    ) -> Tensor:
+        """x_s (B, D) from x_t (B, D) and the prediction x_0_hat (B, D)."""
+        ...
 
 
 class Denoiser(Protocol):
@@ -59,7 +76,7 @@ class Sampler(Protocol):
 
 
 def build_sampler(
-    name_or_class: str | Callable[..., Sampler], process: GaussianProcess, steps: int | None, eta: float
+    name_or_class: str | Callable[..., Sampler], process: ReverseProcess, steps: int | None, eta: float
 ) -> Sampler:
     """The reverse sampler by the value of key ``reverse_sampler``: ``grid``, or a user's own class.
 
@@ -85,12 +102,24 @@ class ReverseSampler:
         steps: None for all T slots, a number of evenly spaced ones, or the descending slots themselves (x_T then
             holds the noise of the first).
         eta: 1 is ancestral sampling (DDPM), 0 is deterministic (DDIM).
+        stop_after: end the chain after so many calls of the denoiser; None or all of the grid's for the whole chain.
+        early_result: what a chain that is cut ends with: its ``state`` x_s after the last step, or the ``prediction``
+            x_0_hat that the step was made with.
 
     Raises:
-        ValueError: ``steps`` as in :func:`time_grid`, slots that do not descend within 0..T-1, eta outside 0..1.
+        ValueError: ``steps`` as in :func:`time_grid`, slots that do not descend within 0..T-1, eta outside 0..1,
+            ``stop_after`` outside 1 .. number of slots, an unknown ``early_result``.
     """
 
-    def __init__(self, process: GaussianProcess, steps: int | Sequence[int] | None = None, eta: float = 1.0) -> None:
+    def __init__(
+        self,
+        process: ReverseProcess,
+        steps: int | Sequence[int] | None = None,
+        eta: float = 1.0,
+        *,
+        stop_after: int | None = None,
+        early_result: EarlyResult | str = "state",
+    ) -> None:
         check_eta(eta)
         self.process = process
         self.eta = eta
@@ -104,6 +133,15 @@ class ReverseSampler:
                 raise ValueError(
                     f"the slots {self.grid} do not descend within {process.num_steps - 1}..0, each at most once"
                 )
+        calls = len(self.grid) if stop_after is None else stop_after
+        if not 1 <= calls <= len(self.grid):
+            raise ValueError(f"the chain cannot stop after {stop_after} steps; it has {len(self.grid)}")
+        if early_result not in get_args(EarlyResult):
+            allowed = " or ".join(get_args(EarlyResult))
+            raise ValueError(f"a chain that is cut ends with {allowed}, not {early_result!r}")
+        self.steps = list(zip(self.grid, (*self.grid[1:], CLEAN), strict=True))[:calls]
+        if early_result == "prediction":
+            self.steps[-1] = (self.steps[-1][0], CLEAN)
 
     def __call__(self, denoiser: Denoiser, x_T: Tensor, condition: Any, *, noise: NoiseSource) -> Tensor:
         """The denoised x_0 (B, D).
@@ -115,7 +153,7 @@ class ReverseSampler:
             noise: draws of one step, in this order: the denoiser's own, then the step's (none for the last step).
         """
         x = x_T
-        for t, s in zip(self.grid, (*self.grid[1:], CLEAN), strict=True):
+        for t, s in self.steps:
             slots = torch.full((len(x),), t, dtype=torch.long, device=x.device)
             x_0_hat = denoiser(x, slots, condition, noise=noise)
             x = self.process.step(x_0_hat, x, t, s, eta=self.eta, noise=noise)
