@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "diffusion": set(),
     "linear": set(),
     "losses": {"linear"},
-    "interests": {"diffusion"},
+    "interests": {"diffusion", "linear"},
     "denoisers": {"diffusion", "interests", "linear"},
     "config_files": {"errors"},
     "compat": {"errors"},

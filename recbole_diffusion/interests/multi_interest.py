@@ -1,6 +1,6 @@
 """Several interest vectors of one history, by self-attention.
 
-ComiRec-SA (Cen et al., KDD 2020, Eq. 4 to 6; DMI, Eq. 4 and 5):
+ComiRec-SA (Cen et al., KDD 2020; DMI, Eq. 4 and 5):
 
     A = softmax_items(W_2 tanh(W_1 (e + P)^T)),   V = A e,
 
@@ -20,6 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from recbole_diffusion.linear import Linear
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,8 @@ class SelfAttentiveInterests(nn.Module):
         hidden = 4 * dim if attention_dim is None else attention_dim
         self.n_interests = n_interests
         self.positions = nn.Parameter(torch.empty(max_length, dim)) if positions else None
-        self.hidden = nn.Linear(dim, hidden, bias=bias)
-        self.attention = nn.Linear(hidden, n_interests, bias=bias)
+        self.hidden = Linear(dim, hidden, bias=bias)
+        self.attention = Linear(hidden, n_interests, bias=bias)
         self.reset_parameters()
 
     def reset_parameters(self, kind: str = "kaiming") -> None:
@@ -88,7 +90,7 @@ class SelfAttentiveInterests(nn.Module):
         """Interests of embedded histories (B, L, D) with `lengths` (B,) real items, at least 1 each."""
         width = items.shape[1]
         read = items if self.positions is None else items + self.positions[:width]
-        scores = self.attention(torch.tanh(self.hidden(read))).float()  # (B, L, K)
+        scores = self.attention(torch.tanh(self.hidden(read.flatten(0, 1)))).float().view(*items.shape[:2], -1)
         padding = ~real_items(lengths, width)
         scores = scores.masked_fill(padding[:, :, None], -math.inf)
         weights = functional.softmax(scores, dim=1).transpose(1, 2)
@@ -110,7 +112,7 @@ def initialise(weight: Tensor, kind: str) -> None:
 
 
 def select_interest(vectors: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The interest that training reads out: the one with the largest inner product with the target (ComiRec, Eq. 8).
+    """The interest that training reads out: the one with the largest inner product with the target (DMI, Eq. 14).
 
     Args:
         vectors: (B, K, D).
@@ -125,7 +127,7 @@ def select_interest(vectors: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def label_attention(vectors: Tensor, target: Tensor, power: float, valid: Tensor | None = None) -> Tensor:
-    """MIND's label-aware attention, u = V^T softmax((V e_a)^p) (Li et al., CIKM 2019, Eq. 8).
+    """MIND's label-aware attention, u = V^T softmax((V e_a)^p) (Li et al., CIKM 2019).
 
     Negative products keep their sign under the power, so that a larger product never has the smaller weight.
 
@@ -142,7 +144,7 @@ def label_attention(vectors: Tensor, target: Tensor, power: float, valid: Tensor
         ValueError: p negative or between 0 and 1, where the slope at 0 is infinite.
     """
     if power < 0 or 0 < power < 1:
-        raise ValueError(f"label attention's power is {power}; it must be 0, at least 1, or .inf")
+        raise ValueError(f"label attention's power is {power}; it must be 0, at least 1, or infinite")
     if math.isinf(power):
         return select_interest(vectors, target)[1]
     products = torch.einsum("bkd,bd->bk", vectors, target.to(vectors.dtype)).float()

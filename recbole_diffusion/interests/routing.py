@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource
 from recbole_diffusion.interests.multi_interest import Interests, initialise, real_items
+from recbole_diffusion.linear import Linear
 
 RoutingSoftmax = Literal["interest", "item"]
 ITERATIONS = 3
@@ -161,7 +162,7 @@ class DynamicRouting(nn.Module):
 
 
 class SharedRouting(nn.Module):
-    """MIND's extractor (Li et al., CIKM 2019, section 4.2).
+    """MIND's extractor (Li et al., CIKM 2019).
 
     Args:
         dim: D.
@@ -171,11 +172,11 @@ class SharedRouting(nn.Module):
         iterations: rounds.
         init: b at the start, `random`: drawn at every call, or `fixed`: drawn once and kept, one for each interest
             and place.
-        adaptive: a row of n items has max(1, min(K, log2 n)) interests, rounded down (Eq. 7).
+        adaptive: a row of n items has max(1, min(K, log2 n)) interests, rounded down.
         relu_layer: a linear layer and ReLU after routing.
     """
 
-    start: Tensor
+    start: Tensor | None
 
     def __init__(
         self,
@@ -193,8 +194,8 @@ class SharedRouting(nn.Module):
         self.n_interests, self.max_length = n_interests, max_length
         self.softmax, self.iterations = softmax, _checked_iterations(iterations)
         self.adaptive, self.init = adaptive, init
-        self.votes = nn.Linear(dim, dim, bias=False)
-        self.after = nn.Linear(dim, dim, bias=False) if relu_layer else None
+        self.votes = Linear(dim, dim, bias=False)
+        self.after = Linear(dim, dim, bias=False) if relu_layer else None
         self.register_buffer("start", torch.randn(n_interests, max_length) if init == "fixed" else None)
         self.reset_parameters()
 
@@ -219,7 +220,7 @@ class SharedRouting(nn.Module):
             logits = drawn.transpose(1, 2)
         else:
             logits = self.start.expand(rows, -1, -1)
-        votes = self.votes(_masked(items, lengths))[:, None]
+        votes = self.votes(_masked(items, lengths).flatten(0, 1)).view(rows, 1, *items.shape[1:])
         valid = None
         if self.adaptive:
             count = torch.log2(lengths.clamp_min(1).float()).floor().clamp(1, self.n_interests)
@@ -227,4 +228,5 @@ class SharedRouting(nn.Module):
         interests = route(votes, logits, lengths, softmax=self.softmax, iterations=self.iterations, valid=valid)
         if self.after is None:
             return interests
-        return Interests(functional.relu(self.after(interests.vectors)), interests.weights, valid)
+        vectors = functional.relu(self.after(interests.vectors.flatten(0, 1))).view_as(interests.vectors)
+        return Interests(vectors, interests.weights, valid)

@@ -172,7 +172,7 @@ def test_gbce_power_between_bce_and_calibrated() -> None:
     assert gbce_power(256, 10_002, 0.0) == pytest.approx(1.0)
     assert gbce_power(256, 10_002, 1.0) == pytest.approx(256 / 10_000)
     assert gbce_power(100, 12, 0.9) == 1.0  # more negatives than items: every one is seen
-    with pytest.raises(ValueError, match="calibration t is 1.5"):
+    with pytest.raises(ValueError, match="calibration t is"):
         gbce_power(1, 10, 1.5)
 
 
