@@ -84,7 +84,7 @@ class SelfAttentiveInterests(nn.Module):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         if self.positions is not None:
-            initialise(self.positions.data[None], kind)
+            initialise(self.positions.data[None] if kind == "kaiming" else self.positions.data, kind)
 
     def forward(self, items: Tensor, lengths: Tensor) -> Interests:
         """Interests of embedded histories (B, L, D) with `lengths` (B,) real items, at least 1 each."""
