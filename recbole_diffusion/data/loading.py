@@ -28,7 +28,7 @@ from recbole.utils import ModelType
 
 from recbole_diffusion.data.histories import history_spans
 from recbole_diffusion.data.history_dataset import HistoryDataset
-from recbole_diffusion.data.protocols import one_row_per_user
+from recbole_diffusion.data.protocols import last_row_per_user, one_row_per_user
 from recbole_diffusion.data.sequences import ExampleRows
 from recbole_diffusion.errors import UserError
 
@@ -157,9 +157,20 @@ class HistoryTrainLoader(TrainDataLoader, HistoryLoader):
         if bucket_batches is not None:
             limit = examples.fields.limit
             lengths = history_spans(examples.histories, examples.rows.target, limit)[1].astype(np.int32)
+        rows, histories = examples.rows, examples.histories
         chosen = size = None
-        if self.config["one_cut_per_user"]:
-            rows, histories = examples.rows, examples.histories
+        if self.config["train_positions"] == "all":  # a model that is asked at every place of a history
+            if self.config["one_cut_per_user"]:
+                raise UserError(
+                    "one_cut_per_user draws one target of a user, train_positions: all trains every one; set "
+                    "train_positions: last or leave one_cut_per_user out"
+                )
+            last = last_row_per_user(rows, histories)
+            size = len(last)
+
+            def chosen(generator: torch.Generator) -> np.ndarray:
+                return last
+        elif self.config["one_cut_per_user"]:
             size = len(np.unique(histories.users(rows.target)))
 
             def chosen(generator: torch.Generator) -> np.ndarray:

@@ -44,6 +44,7 @@ __all__ = [
     "by_ratio",
     "by_time_ratio",
     "global_time",
+    "last_row_per_user",
     "leave_one_out",
     "one_row_per_user",
     "split_rows",
@@ -249,14 +250,34 @@ def one_row_per_user(rows: Rows, histories: Histories, generator: torch.Generato
     Returns:
         (users with rows,) index into `rows`, users in the order of their ids.
     """
+    begin, among, order = _rows_of_users(rows, histories)
+    drawn = begin + (torch.rand(len(among), generator=generator, dtype=torch.float64).numpy() * among).astype(np.int64)
+    return drawn if order is None else order[drawn]
+
+
+def last_row_per_user(rows: Rows, histories: Histories) -> np.ndarray:
+    """The row with the latest target of each user who has any: its history has every other target of the user in it.
+
+    Args:
+        rows: in any order.
+        histories: what they are positions of.
+
+    Returns:
+        (users with rows,) index into `rows`, users in the order of their ids.
+    """
+    begin, among, order = _rows_of_users(rows, histories)
+    last = begin + among - 1
+    return last if order is None else order[last]
+
+
+def _rows_of_users(rows: Rows, histories: Histories) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Of users with rows, in the order of their ids: where their rows begin in order of target, how many they are; and
+    that order (R,), None where the rows stand in it."""
     target = rows.target
     order = None if bool((target[:-1] <= target[1:]).all()) else np.argsort(target, kind="stable")
     ends = np.searchsorted(target if order is None else target[order], histories.offsets)
     count = np.diff(ends)
-    begin = ends[:-1][count > 0]
-    among = count[count > 0]
-    drawn = begin + (torch.rand(len(among), generator=generator, dtype=torch.float64).numpy() * among).astype(np.int64)
-    return drawn if order is None else order[drawn]
+    return ends[:-1][count > 0], count[count > 0], order
 
 
 def _prefixes(histories: Histories, users: np.ndarray, min_history: int) -> Rows:

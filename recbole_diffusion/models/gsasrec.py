@@ -1,0 +1,108 @@
+"""gSASRec: SASRec with many negatives and generalised binary cross-entropy (Petrov and Macdonald, RecSys 2023).
+
+    L = mean over places j of  -( beta log sigma(h_j . e_{j+1}) + sum_m log(1 - sigma(h_j . e_m)) ) / (M + 1)
+    beta = alpha (t (1 - 1/alpha) + 1/alpha),   alpha = M / (N - 1)
+
+h_j is the state of SASRec's causal Transformer after item j (interests/causal_encoder.py), m runs over M uniform
+negatives of each place. With few negatives the sigmoid is overconfident: each item is seen as a negative alpha times as
+often as it should. The power beta of the positive's probability takes that back, in full for the calibration t = 1 (the
+sigmoid is then a probability), not at all for t = 0 (with M = 1 SASRec's own loss). An item scores h_n . e.
+
+Defaults are the paper's (arXiv 2308.07192) and its code's (asash/gSASRec-pytorch; docs/decisions/086): every place of a
+history is trained (`train_positions: all`), places count from the latest item, attention has no output map, negatives
+may be the target.
+
+Shapes: B rows, L history, P trained places, M negatives, D embedding, V items, N = V - 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from recbole.data.interaction import Interaction
+from torch import Tensor, nn
+
+from recbole_diffusion.interests.causal_encoder import Activation, CausalEncoder, PositionOrder, TrainPositions
+from recbole_diffusion.losses.negatives import build_negative_sampler
+from recbole_diffusion.losses.ranking import gbce, gbce_power
+from recbole_diffusion.models.base import Score, VectorRecommender
+from recbole_diffusion.models.item_counts import training_item_counts
+
+
+@dataclass(frozen=True)
+class GSASRecOptions:
+    """gSASRec's own keys; properties/model/gSASRec.yaml holds the defaults and says what each means."""
+
+    hidden_size: int
+    n_layers: int
+    n_heads: int
+    inner_size: int | None
+    dropout_prob: float
+    hidden_act: Activation
+    item_init_std: float
+    scale_items: bool
+    position_order: PositionOrder
+    attention_output: bool
+    train_positions: TrainPositions
+    negative_sampler: str
+    n_negatives: int
+    negatives_per_row: bool
+    remove_hits: bool
+    calibration: float
+    score: Score
+
+
+class gSASRec(VectorRecommender):  # noqa: N801 (the model's name)
+    """gSASRec as a RecBole `SequentialRecommender`."""
+
+    Options = GSASRecOptions
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        o: GSASRecOptions = self.options
+        self.item_embedding = nn.Embedding(self.n_items, o.hidden_size)
+        nn.init.normal_(self.item_embedding.weight, std=o.item_init_std)
+        self.encoder = CausalEncoder(
+            o.hidden_size,
+            o.n_layers,
+            o.n_heads,
+            o.hidden_size if o.inner_size is None else o.inner_size,
+            o.dropout_prob,
+            self.max_seq_length,
+            activation=o.hidden_act,
+            position_order=o.position_order,
+            scale_items=o.scale_items,
+            output_projection=o.attention_output,
+        )
+        gbce_power(o.n_negatives, self.n_items, o.calibration)  # refuses a calibration that is none
+        self.sampler = build_negative_sampler(
+            o.negative_sampler,
+            o.n_negatives,
+            item_counts=training_item_counts(dataset, self.n_items) if o.negative_sampler != "uniform" else None,
+            per_row=o.negatives_per_row,
+        )
+
+    def losses(self, interaction: Interaction) -> dict[str, Tensor]:
+        """gBCE of the next item and the negatives at every trained place."""
+        states, items = self.encoder.pairs(
+            self.item_embedding.weight,
+            interaction[self.ITEM_SEQ],
+            interaction[self.ITEM_SEQ_LEN],
+            interaction[self.POS_ITEM_ID],
+            self.options.train_positions,
+        )
+        table = self.item_embedding.weight
+        o: GSASRecOptions = self.options
+        negatives = self.sampler(items, self.n_items)
+        row_losses = gbce(states, table, items, negatives, calibration=o.calibration, remove_hits=o.remove_hits)
+        return {"gbce": row_losses.mean()}
+
+    def user_vectors(self, interaction: Interaction) -> Tensor:
+        """The state after the latest item, (B, 1, D)."""
+        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        return self.encoder.users(self.item_embedding.weight, item_seq, lengths)[:, None]
+
+    def item_vectors(self) -> Tensor:
+        """The item embedding table, (V, D)."""
+        return self.item_embedding.weight
