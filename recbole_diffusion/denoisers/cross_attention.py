@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -216,7 +216,7 @@ class CrossAttentionDenoiser(nn.Module):
         """
         steps = self.step_embedding(torch.arange(self.num_steps, device=tokens.device))
         step_tokens = steps if self.step_input == "token" else None
-        layers = tuple(block.attention.project(tokens, step_tokens) for block in self.blocks)
+        layers = tuple(cast(CrossAttentionBlock, block).attention.project(tokens, step_tokens) for block in self.blocks)
         bias = torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, -torch.inf)[:, None]
         return ProjectedHistory(bias, layers, steps)
 
