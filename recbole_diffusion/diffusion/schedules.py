@@ -162,6 +162,12 @@ def cosine(num_steps: int) -> np.ndarray:
     return _betas_of_curve(lambda u: np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2, num_steps)
 
 
+def cosine_clipped(num_steps: int) -> np.ndarray:
+    """As ``cosine``, with betas from 0.0001 to 0.9999 (DreamRec's released code, its ``cosine``)."""
+    curve = np.cos((np.arange(num_steps + 1) / num_steps + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.clip(1.0 - curve[1:] / curve[:-1], 1e-4, 0.9999)
+
+
 def sqrt(num_steps: int) -> np.ndarray:
     """alpha_bar(u) = 1 - sqrt(u + 0.0001) (Diffusion-LM, Li et al. 2022, appendix A), beta at most 0.999."""
     return _betas_of_curve(lambda u: 1.0 - np.sqrt(u + 1e-4), num_steps)
@@ -223,6 +229,7 @@ SCHEDULES: dict[str, ScheduleFunction] = {
     "linear": linear,
     "linear_scaled": linear_scaled,
     "cosine": cosine,
+    "cosine_clipped": cosine_clipped,
     "sqrt": sqrt,
     "trunc_cos": trunc_cos,
     "pw_lin": pw_lin,

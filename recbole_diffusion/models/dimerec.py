@@ -1,0 +1,305 @@
+"""DimeRec: guidance from a multi-interest model, diffusion on the unit sphere (Li et al., WSDM 2025, arXiv 2408.12153).
+
+An extractor turns a history into K guidance vectors g, computed once a user (Eq. 13; Eq. 15 by rule, Eq. 16 and 17 by
+self-attention, the others of Table 3). The target x_0 = e_a / |e_a| is noised by a walk along a great circle, and a
+perceptron restores it (Algorithm 1, Eq. 20):
+
+    x_t = exp_{x_0}(s_t eps_x),   x_0_hat = MLP(x_t, t, g), divided by its length
+    L   = L_gem + lambda |x_0 - x_0_hat|^2 + mu L_ssm                                             (Eq. 19, 21, 22, 23)
+
+L_gem is the sampled softmax of the guidance vector that suits the target (Eq. 18), L_ssm that of x_0_hat, both with the
+same negatives. Inference reverses T steps from a random direction (Algorithm 2) and ranks by e_u . e_i (section 4.4).
+
+There is no published code. What the paper leaves open or contradicts is a key; docs/decisions has 074 (walk and reverse
+chain), 075 (extractor and denoiser) and 076 (losses, negatives, gradients). The ablations of Table 4:
+  w/o L_gem `guidance_weight: 0`, w/o L_recon `reconstruction_weight: 0`, w/o L_ssm `ranking_weight: 0`,
+  w/o GRW `noise_space: euclidean`; Variants 1 to 4 are combinations of these.
+
+Shapes: B rows, K guidance vectors, L history, D embedding, V items, T steps.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_diffusion.denoisers.mlp import Fusion, MLPActivation, MLPDenoiser
+from recbole_diffusion.diffusion.geodesic import GeodesicWalk, ReverseNoiseSpace, WalkScale
+from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
+from recbole_diffusion.diffusion.process import CLEAN, GaussianProcess, ReverseNoise
+from recbole_diffusion.diffusion.sampler import EarlyResult, ReverseSampler
+from recbole_diffusion.diffusion.schedules import build_schedule
+from recbole_diffusion.diffusion.sphere import normalise
+from recbole_diffusion.diffusion.steps import build_step_sampler
+from recbole_diffusion.interests.guidance_extractors import (
+    Guidance,
+    Initialisation,
+    build_guidance_extractor,
+    guidance_count,
+)
+from recbole_diffusion.interests.history_encoder import HistoryEncoder
+from recbole_diffusion.interests.multi_interest import Interests, select_interest
+from recbole_diffusion.interests.routing import RoutingSoftmax
+from recbole_diffusion.losses.negatives import NegativeSampler, build_negative_sampler
+from recbole_diffusion.losses.objective import Loss
+from recbole_diffusion.losses.same_negatives import softmax_of_each, without_history
+from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
+from recbole_diffusion.models.item_counts import training_item_counts
+from recbole_diffusion.models.item_table import item_table
+
+
+@dataclass(frozen=True)
+class DimeRecOptions:
+    """DimeRec's own keys; properties/model/DimeRec.yaml holds the defaults and says what each means."""
+
+    hidden_size: int
+    item_init_std: float | Literal["xavier"] | None
+    guidance: Guidance
+    n_interests: int
+    use_positions: bool
+    bias: bool
+    routing_softmax: RoutingSoftmax
+    routing_iterations: int
+    initialisation: Initialisation
+    history_encoder: Literal["none", "sasrec"]
+    n_layers: int
+    n_heads: int
+    dropout_prob: float
+    guidance_weight: float
+    reconstruction_weight: float
+    ranking_weight: float
+    loss: Loss
+    negatives: Literal["per_row", "shared"]
+    negative_sampler: str
+    n_negatives: int
+    avoid_history: bool
+    remove_hits: bool
+    log_q_correction: bool
+    temperature: float
+    normalise_items: bool
+    normalise_prediction: bool
+    detach_target: bool
+    detach_guidance: bool
+    guidance_fusion: Fusion
+    denoiser_hidden_sizes: list[int]
+    hidden_act: MLPActivation
+    noise_space: Literal["sphere", "euclidean"]
+    num_steps: int
+    noise_schedule: str
+    beta_start: float | None
+    beta_end: float | None
+    noise: str
+    step_sampler: str
+    train_clean_step: bool
+    walk_scale: WalkScale
+    walk_angle: float
+    walk_project: bool
+    walk_renormalise: bool
+    normalise_prior: bool
+    reverse_steps: int | None
+    intermediate_steps: int | None
+    intermediate_result: EarlyResult
+    reverse_noise: ReverseNoise
+    reverse_noise_space: ReverseNoiseSpace
+    reverse_eta: float
+    rank_by: Literal["chain", "guidance"]
+    score: Score
+    n_eval_samples: int
+    eval_seed: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no network, loss or chain can have."""
+        if not 0.0 <= self.dropout_prob < 1.0:
+            raise ValueError(f"dropout_prob is {self.dropout_prob}; it must be at least 0 and less than 1")
+        for key in ("hidden_size", "n_interests", "num_steps", "n_negatives", "n_eval_samples"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        weights = ("guidance_weight", "reconstruction_weight", "ranking_weight")
+        for key in weights:
+            if getattr(self, key) < 0.0:
+                raise ValueError(f"{key} is {getattr(self, key)}; it must be 0 or more")
+        if not any(getattr(self, key) for key in weights):
+            raise ValueError(f"{', '.join(weights)} are all 0; there is nothing to train, set one of them")
+        if self.temperature <= 0.0:
+            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+
+
+class DimeRec(DiffusionRecommender):
+    """DimeRec as a RecBole `SequentialRecommender`."""
+
+    Options = DimeRecOptions
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        o: DimeRecOptions = self.options
+        std = math.sqrt(2 / (self.n_items + o.hidden_size)) if o.item_init_std == "xavier" else o.item_init_std
+        self.item_embedding = item_table(self.n_items, o.hidden_size, std)
+        self.history_encoder = None
+        if o.history_encoder == "sasrec":
+            self.history_encoder = HistoryEncoder(
+                o.hidden_size, self.max_seq_length, o.n_layers, o.n_heads, o.dropout_prob, None
+            )
+        self.extractor = build_guidance_extractor(
+            o.guidance,
+            o.hidden_size,
+            o.n_interests,
+            self.max_seq_length,
+            positions=o.use_positions,
+            bias=o.bias,
+            routing_softmax=o.routing_softmax,
+            routing_iterations=o.routing_iterations,
+            initialisation=o.initialisation,
+            n_layers=o.n_layers,
+            n_heads=o.n_heads,
+            dropout=o.dropout_prob,
+        )
+        sphere = o.noise_space == "sphere"
+        self.denoiser = MLPDenoiser(
+            o.hidden_size,
+            o.num_steps,
+            n_guidance=guidance_count(o.guidance, o.n_interests),
+            hidden_sizes=o.denoiser_hidden_sizes,
+            activation=o.hidden_act,
+            fusion=o.guidance_fusion,
+            unit_output=sphere and o.normalise_prediction,
+        )
+        betas = {"beta_start": o.beta_start, "beta_end": o.beta_end} if o.noise_schedule == "linear" else {}
+        schedule = build_schedule(named_part(o.noise_schedule), o.num_steps, **betas)
+        self.process: GeodesicWalk | GaussianProcess = GaussianProcess(schedule, o.reverse_noise)
+        if sphere:
+            self.process = GeodesicWalk(
+                schedule,
+                o.reverse_noise,
+                walk_scale=o.walk_scale,
+                walk_angle=o.walk_angle,
+                walk_project=o.walk_project,
+                walk_renormalise=o.walk_renormalise,
+                normalise_prior=o.normalise_prior,
+                reverse_noise_space=o.reverse_noise_space,
+            )
+        self.noise = build_noise(named_part(o.noise))
+        self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps + o.train_clean_step)
+        self.sampler = ReverseSampler(
+            self.process,
+            o.reverse_steps,
+            o.reverse_eta,
+            stop_after=o.intermediate_steps,
+            early_result=o.intermediate_result,
+        )
+        self.negative_sampler: NegativeSampler | None = None
+        if o.loss == "sampled_softmax":
+            counted = o.negative_sampler == "log_uniform" or (o.negative_sampler == "in_batch" and o.log_q_correction)
+            self.negative_sampler = build_negative_sampler(
+                o.negative_sampler,
+                o.n_negatives,
+                item_counts=training_item_counts(dataset, self.n_items) if counted else None,
+                per_row=o.negatives == "per_row",
+            )
+
+    def guidance(self, interaction: Interaction) -> Interests:
+        """The guidance of a batch of histories (Eq. 13), with its weights over the items."""
+        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        items = self.item_embedding(item_seq)
+        if self.history_encoder is not None:
+            items = self.history_encoder(items, lengths)
+        return self.extractor(items, lengths)
+
+    def guidance_vectors(self, interaction: Interaction) -> Tensor:
+        """The guidance alone (B, K, D): what `rank_by: guidance` ranks by, an item's score the best over K."""
+        return self.guidance(interaction).vectors
+
+    def denoiser_input(self, guidance: Interests) -> Tensor:
+        """Guidance vectors (B, K, D) as the denoiser gets them: 0 for one that a short history does not have."""
+        if guidance.valid is None:
+            return guidance.vectors
+        return guidance.vectors.masked_fill(~guidance.valid[:, :, None], 0.0)
+
+    def losses(self, interaction: Interaction) -> dict[str, Tensor]:
+        """L_gem, lambda L_recon and mu L_ssm (Eq. 23); a term of weight 0 is not computed."""
+        o: DimeRecOptions = self.options
+        targets = interaction[self.POS_ITEM_ID]
+        guidance, items = self.guidance(interaction), self.item_embedding(targets)
+        weights = {
+            "guidance": o.guidance_weight,
+            "reconstruction": o.reconstruction_weight,
+            "ranking": o.ranking_weight,
+        }
+        rows: dict[str, Tensor] = {}
+        users: dict[str, Tensor] = {}
+        if o.guidance_weight:
+            users["guidance"] = select_interest(guidance.vectors, items)[1]
+        diffuses = bool(o.reconstruction_weight or o.ranking_weight)
+        if diffuses:
+            x_0, x_0_hat, t, step_weight = self.restore(items, self.denoiser_input(guidance))
+            if o.reconstruction_weight:
+                rows["reconstruction"] = (x_0.float() - x_0_hat.float()).square().sum(-1)
+            if o.ranking_weight:
+                users["ranking"] = x_0_hat.float() / o.temperature
+        rows.update(self.ranking_losses(users, targets, interaction[self.ITEM_SEQ]))
+        rows = {name: weight * rows[name] for name, weight in weights.items() if weight}
+        if diffuses:
+            restored = [loss for name, loss in rows.items() if name != "guidance"]
+            self.step_sampler.update(t, torch.stack(restored).sum(0).detach())
+            rows = {name: loss if name == "guidance" else step_weight * loss for name, loss in rows.items()}
+        return {name: loss.mean() for name, loss in rows.items()}
+
+    def restore(self, items: Tensor, guidance: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Noise the targets and predict them again (Algorithm 1, lines 4 to 8).
+
+        Args:
+            items: (B, D) the targets' embeddings.
+            guidance: (B, K, D).
+
+        Returns:
+            x_0 (B, D), x_0_hat (B, D), the step sampler's draws t (B,) and their weights (B,).
+        """
+        o: DimeRecOptions = self.options
+        x_0 = normalise(items) if o.noise_space == "sphere" else items
+        x_0 = x_0.detach() if o.detach_target else x_0
+        t, weight = self.step_sampler.sample(len(items), device=items.device)
+        slots = t - int(o.train_clean_step)
+        x_t = self.process.sample(x_0, slots.clamp_min(0), noise=self.noise).x_t
+        if o.train_clean_step:
+            x_t = torch.where((slots == CLEAN)[:, None], x_0, x_t)
+        condition = self.denoiser.condition(guidance.detach() if o.detach_guidance else guidance)
+        x_0_hat = self.denoiser(x_t, slots, condition, noise=self.noise)
+        return x_0, x_0_hat, t, weight
+
+    def ranking_losses(self, users: dict[str, Tensor], targets: Tensor, item_seq: Tensor) -> dict[str, Tensor]:
+        """Softmax losses (B,) of several user vectors (B, D) of each row with the same negatives (Eq. 19, 22)."""
+        o: DimeRecOptions = self.options
+        if not users:
+            return {}
+        negatives = None if self.negative_sampler is None else self.negative_sampler(targets, self.n_items)
+        if negatives is not None and o.avoid_history and not negatives.shared:
+            negatives = without_history(negatives, targets, item_seq)
+        return softmax_of_each(
+            users,
+            self.item_vectors(),
+            targets,
+            negatives,
+            log_q_correction=o.log_q_correction,
+            remove_hits=o.remove_hits or o.avoid_history,
+        )
+
+    def user_vectors(self, interaction: Interaction) -> Tensor:
+        """(B, 1, D) of the reverse chain, or the guidance (B, K, D) with `rank_by: guidance`."""
+        if self.options.rank_by == "guidance":
+            return self.guidance_vectors(interaction)
+        return super().user_vectors(interaction)
+
+    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
+        """Reverse the chain from a random direction (Algorithm 2): e_u (B, 1, D)."""
+        guidance = self.denoiser_input(self.guidance(interaction))
+        x_T = self.process.prior((len(guidance), self.options.hidden_size), device=guidance.device, noise=noise)
+        return self.sampler(self.denoiser, x_T, self.denoiser.condition(guidance), noise=noise)[:, None]
+
+    def item_vectors(self) -> Tensor:
+        """The item embedding table (V, D), of unit rows with `normalise_items`."""
+        weight = self.item_embedding.weight
+        return normalise(weight) if self.options.normalise_items else weight
