@@ -18,57 +18,55 @@ without scaling, with k^ the softmax over (key `key_softmax`)
 Then dropout and the projection W_o. `queries: history` exchanges the roles of h and u.
 
 Padding. In the released code the sums run over padded positions too, and out_i of a padded i is overwritten with -1e9
-before W_o (key `pad_fill`). The p padding tokens of a row are equal, so one token that counts p times stands for
-them, exactly: docs/decisions/083-compact-cross-attention.md. The sum over j is taken in the second order above, inside
-packed segments: over n tokens it costs n^2 D against n D^2 / H, and most histories are shorter than D/H.
+before W_o. So nothing of a row reaches its padding, and one set of padding tokens serves all rows of a batch, each
+counted as often as a row has it: docs/decisions/083-padding-once-for-a-batch.md. The sum over j is taken in the second
+order above, inside packed segments: over n tokens it costs n^2 D against n D^2 / H, and most histories are shorter
+than D/H.
 
 `stack: last_only` is the released code's loop, which hands the same h to each block and keeps the last one's result:
 only that block is computed; the others have parameters, no effect and no gradient (docs/decisions/082).
 
-Shapes: B rows, M packed tokens, D embedding, H heads, S segments, W places of a segment.
+Shapes: B rows, M packed tokens, R padding tokens, D embedding, H heads.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recbole_diffusion.denoisers.dropout import dropout, residual_dropout
-from recbole_diffusion.denoisers.transformer import (
-    NORM_EPSILON,
-    Activation,
-    FeedForward,
-    HistoryMixing,
-    SelfAttention,
+from recbole_diffusion.denoisers.row_attention import (
+    PaddingKeys,
+    RowKeys,
+    last_softmax_attention,
+    linear_attention,
+    softmax_attention,
+    softmax_over_rows,
 )
+from recbole_diffusion.denoisers.transformer import NORM_EPSILON, Activation, FeedForward, HistoryMixing, SelfAttention
 from recbole_diffusion.diffusion.noise import NoiseSource
 from recbole_diffusion.interests.condition import Condition
-from recbole_diffusion.interests.packing import PackedHistory, SegmentGroup
-from recbole_diffusion.linear import Linear
+from recbole_diffusion.interests.packing import PackedHistory
+from recbole_diffusion.linear import Linear, linear
 
 KeySoftmax = Literal["heads", "seq", "standard"]
 Queries = Literal["target", "history"]
 Stack = Literal["last_only", "sequential"]
-LARGEST_HALF_FILL = 1e3  # float16 ends at 65504; a norm follows, so 1e3 is as good as 1e9 to its three digits
+PAD_FILL = -1e9  # a norm follows, so that only its direction remains
+PAD_FILL_HALF = -1e3  # float16 ends at 65504; as good as -1e9 to its three digits
 
 
-def softmax_over_rows(x: Tensor, layout: PackedHistory) -> Tensor:
-    """Softmax of every feature over the tokens of a row, a token counted as often as it stands for one: (M, D).
+@dataclass(frozen=True)
+class PaddedCondition(Condition):
+    """An embedded batch of histories, items alone, and the padding that all rows share."""
 
-    What is returned is the weight of one token; times `layout.counts()` the weights of a row sum to 1.
-    """
-    counts = layout.counts().to(x.dtype)
-    x = x.masked_fill(counts == 0, -math.inf)
-    row = layout.row[:, None].expand_as(x)
-    highest = x.new_full((layout.rows, x.shape[1]), -math.inf).scatter_reduce(0, row, x.detach(), "amax")
-    raised = (x - highest[layout.row]).exp()
-    total = torch.zeros_like(highest).index_add(0, layout.row, raised * counts)
-    return raised / total[layout.row]
+    padding: Tensor | None
+    """(R, D) embedded padding tokens; None when padding is not seen."""
+    counts: Tensor | None
+    """(B, R) how often a row has each of them."""
 
 
 class CrossAttention(nn.Module):
@@ -80,85 +78,65 @@ class CrossAttention(nn.Module):
         probability: dropout before the output projection.
         key_softmax: what normalises the keys.
         queries: `target` (copies ask, history answers) or `history` (the other way round).
-        pad_fill: what stands in the result of padding tokens before the output projection.
 
     Raises:
         ValueError: D is not a multiple of H.
     """
 
-    def __init__(
-        self, dim: int, heads: int, probability: float, key_softmax: KeySoftmax, queries: Queries, pad_fill: float
-    ) -> None:
+    def __init__(self, dim: int, heads: int, probability: float, key_softmax: KeySoftmax, queries: Queries) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"hidden_size {dim} is not a multiple of n_heads {heads}; change either key")
+        self.dim = dim
         self.heads = heads
         self.probability = probability
         self.key_softmax = key_softmax
         self.queries = queries
-        self.pad_fill = pad_fill
         self.query = Linear(dim, dim)
         self.key_value = Linear(dim, 2 * dim)
         self.output = Linear(dim, dim)
         nn.init.xavier_normal_(self.output.weight)
 
-    def history_side(self, history: Tensor, layout: PackedHistory) -> tuple[Tensor, ...]:
-        """What follows from the normed history (M, D) alone and so is the same in every step: keys and values, or
-        the queries."""
-        return self._keys_values(history, layout) if self.queries == "target" else (self._queries(history),)
+    def keys(self, x: Tensor, padding: Tensor | None, counts: Tensor | None, layout: PackedHistory) -> RowKeys:
+        """Keys and values of tokens x (M, D) and of padding: (1, R, D) for all rows, or (B, R, D) each row's own."""
+        key, value = self._project_keys(x)
+        pads = None
+        if padding is not None and counts is not None:
+            pad_key, pad_value = self._project_keys(padding.flatten(0, 1))
+            pads = PaddingKeys(pad_key.reshape(padding.shape), pad_value.reshape(padding.shape), counts)
+        keys = RowKeys(key, value, self.heads, pads)
+        return softmax_over_rows(keys, layout) if self.key_softmax == "seq" else keys
 
-    def forward(self, side: tuple[Tensor, ...], copies: Tensor, layout: PackedHistory) -> Tensor:
-        """The attention's result (M, D) after the output projection, from `history_side` and the copies u (M, D)."""
-        if self.queries == "target":
-            query, (key, value) = self._queries(copies), side
-        else:
-            (query,), (key, value) = side, self._keys_values(copies, layout)
-        mixed = self._attend(query, key, value, layout)
-        if layout.query_keep is not None:
-            mixed = mixed.masked_fill(layout.query_keep == 0, self._fill(mixed))
-        return self.output(dropout(mixed, self.probability, self.training))
+    def _project_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (N, D) of x (N, D)."""
+        key, value = self.key_value(x).chunk(2, dim=-1)
+        if self.key_softmax == "heads":
+            key = key.unflatten(-1, (self.heads, -1)).softmax(-2).flatten(-2)
+        return key, value
 
-    def _queries(self, x: Tensor) -> Tensor:
-        query = self.query(x)
+    def ask(self, x: Tensor) -> Tensor:
+        """Queries (M, D) of tokens x (M, D)."""
+        query: Tensor = self.query(x)
         if self.key_softmax == "standard":
             return query
         return query.unflatten(-1, (self.heads, -1)).softmax(-1).flatten(-2)
 
-    def _keys_values(self, x: Tensor, layout: PackedHistory) -> tuple[Tensor, Tensor]:
-        key, value = self.key_value(x).chunk(2, dim=-1)
-        if self.key_softmax == "heads":
-            key = key.unflatten(-1, (self.heads, -1)).softmax(-2).flatten(-2)
-        elif self.key_softmax == "seq":
-            key = softmax_over_rows(key, layout)
-        return key, value
+    def forward(self, query: Tensor, keys: RowKeys, layout: PackedHistory) -> Tensor:
+        """The attention's result (M, D) after the output projection."""
+        attend = softmax_attention if self.key_softmax == "standard" else linear_attention
+        return self.project(attend(query, keys, layout))
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, layout: PackedHistory) -> Tensor:
-        """Every token's mixture (M, D) of its row's values."""
-        sizes = [*(group.tokens for group in layout.groups), layout.tail]
-        mixed = []
-        for group, *parts in zip(layout.groups, query.split(sizes), key.split(sizes), value.split(sizes)):
-            q, k, v = (part.view(group.segments, group.width, self.heads, -1).transpose(1, 2) for part in parts)
-            mixed.append(self._attend_in(group, q, k, v).transpose(1, 2).reshape(-1, query.shape[1]))
-        if layout.tail:
-            mixed.append(mixed[0].new_zeros(layout.tail, query.shape[1]))
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+    def of_padding(self, count: int, like: Tensor) -> Tensor:
+        """The result (R, D) at padding tokens: the overwritten value, projected."""
+        half = torch.is_autocast_enabled(like.device.type) and (
+            torch.get_autocast_dtype(like.device.type) == torch.float16
+        )
+        return self.project(like.new_full((count, self.dim), PAD_FILL_HALF if half else PAD_FILL))
 
-    def _attend_in(self, group: SegmentGroup, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The same inside segments: (S, H, W, D / H)."""
-        if self.key_softmax == "standard":
-            bias = group.bias.to(query.dtype)
-            return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        # exp(bias) is 1 for an item of the same row, p for a padding token that stands for p, 0 between rows
-        weights = torch.matmul(query, key.transpose(-2, -1)) * group.bias.exp().to(query.dtype)
-        return torch.matmul(weights.to(value.dtype), value)
-
-    def _fill(self, mixed: Tensor) -> float:
-        """`pad_fill`, or as much of it as float16 holds."""
-        device = mixed.device.type
-        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-        if autocast or mixed.dtype == torch.float16:
-            return min(max(self.pad_fill, -LARGEST_HALF_FILL), LARGEST_HALF_FILL)
-        return self.pad_fill
+    def project(self, mixed: Tensor) -> Tensor:
+        """``W_o Drop(out)``."""
+        projected: Tensor = self.output(dropout(mixed, self.probability, self.training))
+        return projected
 
 
 class CrossAttentionBlock(nn.Module):
@@ -173,27 +151,69 @@ class CrossAttentionBlock(nn.Module):
         self.output_norm = nn.LayerNorm(dim, eps=NORM_EPSILON)
         self.feed_forward = FeedForward(dim, probability, activation)
 
-    def history_side(self, x: Tensor, layout: PackedHistory) -> tuple[Tensor, ...]:
-        """The part of the cross-attention that follows from the block's input x (M, D) alone."""
-        return self.cross_attention.history_side(self.input_norm(x), layout)
+    def history_side(self, x: Tensor, condition: PaddedCondition, padding: Tensor | None) -> RowKeys | Tensor:
+        """What of the cross-attention follows from the block's input alone: x (M, D), padding (R, D)."""
+        cross = self.cross_attention
+        if cross.queries == "history":
+            return cross.ask(self.input_norm(x))
+        normed = None if padding is None else self.input_norm(padding)[None]
+        return cross.keys(self.input_norm(x), normed, condition.counts, condition.layout)
 
     def forward(
-        self, x: Tensor, side: tuple[Tensor, ...], copies: Tensor, layout: PackedHistory, last_only: bool
-    ) -> Tensor:
-        """x (M, D), its `history_side` and u (M, D) -> (M, D), or (B, D) at each row's last item when `last_only`."""
-        x = residual_dropout(x, self.cross_attention(side, copies, layout), self.probability, self.training)
-        attended = self.self_attention(self.input_norm(x), layout)
+        self,
+        x: Tensor,
+        side: RowKeys | Tensor,
+        copies: tuple[Tensor, Tensor | None],
+        condition: PaddedCondition,
+        padding: Tensor | None,
+        last_only: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One block.
+
+        Args:
+            x: (M, D) tokens.
+            side: `history_side` of them.
+            copies: u of the tokens (M, D), and of each row's padding (B, 1, D) with `queries: history`.
+            condition: the layout and how often rows have each padding token.
+            padding: (R, D) the padding tokens at this depth.
+            last_only: compute no more than each row's last item needs.
+
+        Returns:
+            (M, D), or (B, D) when `last_only`, and the padding tokens after the block: what self-attention and
+            feed-forward layer would add to them is lost beside 1e9.
+        """
+        layout, cross, attention = condition.layout, self.cross_attention, self.self_attention
+        if isinstance(side, RowKeys):
+            query, keys = cross.ask(copies[0]), side
+        else:
+            total = None if condition.counts is None else condition.counts.sum(1, keepdim=True)
+            query, keys = side, cross.keys(copies[0], copies[1], total, layout)
+        x = residual_dropout(x, cross(query, keys, layout), self.probability, self.training)
+        weight, bias, dim = attention.projection.weight, attention.projection.bias, cross.dim
+        pads = None
+        if padding is not None and condition.counts is not None:
+            filled = cross.of_padding(len(padding), padding)
+            padding = residual_dropout(padding, filled, self.probability, self.training)
+            pad_key, pad_value = linear(self.input_norm(padding), weight[dim:], bias[dim:])[None].chunk(2, dim=-1)
+            pads = PaddingKeys(pad_key, pad_value, condition.counts)
+        normed = self.input_norm(x)
+        key, value = linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+        keys = RowKeys(key, value, attention.heads, pads)
         if last_only:
-            x, attended = x.index_select(0, layout.last), attended.index_select(0, layout.last)
-        x = residual_dropout(x, self.self_attention.output(attended), self.probability, self.training)
-        return residual_dropout(x, self.feed_forward(self.output_norm(x)), self.probability, self.training)
+            x, normed = x.index_select(0, layout.last), normed.index_select(0, layout.last)
+        query = linear(normed, weight[:dim], bias[:dim])
+        attend = last_softmax_attention if last_only else softmax_attention
+        attended = attend(query, keys, layout, attention.probability if self.training else 0.0)
+        x = residual_dropout(x, attention.output(attended), self.probability, self.training)
+        x = residual_dropout(x, self.feed_forward(self.output_norm(x)), self.probability, self.training)
+        return x, padding
 
 
 @dataclass(frozen=True)
-class PreparedHistory(Condition):
+class PreparedHistory(PaddedCondition):
     """A condition with what a reverse chain would otherwise compute again at every step."""
 
-    side: tuple[Tensor, ...]
+    side: RowKeys | Tensor
     """`history_side` of the first block that is computed."""
 
 
@@ -208,7 +228,7 @@ class CrossAttentionDenoiser(nn.Module):
         probability: dropout everywhere in the blocks and before the final norm.
         activation: `gelu_tanh` (released code) or `relu` (paper).
         stack: `last_only` (released code) or `sequential` (paper).
-        key_softmax, queries, pad_fill: see `CrossAttention`.
+        key_softmax, queries: see `CrossAttention`.
     """
 
     def __init__(
@@ -223,7 +243,6 @@ class CrossAttentionDenoiser(nn.Module):
         stack: Stack,
         key_softmax: KeySoftmax,
         queries: Queries,
-        pad_fill: float,
     ) -> None:
         super().__init__()
         if layers < 1:
@@ -231,16 +250,9 @@ class CrossAttentionDenoiser(nn.Module):
         self.mixing = mixing
         self.probability = probability
         self.stack = stack
-        self.blocks = nn.ModuleList(
-            CrossAttentionBlock(
-                CrossAttention(dim, heads, probability, key_softmax, queries, pad_fill),
-                dim,
-                heads,
-                probability,
-                activation,
-            )
-            for _ in range(layers)
-        )
+        self.queries = queries
+        crosses = (CrossAttention(dim, heads, probability, key_softmax, queries) for _ in range(layers))
+        self.blocks = nn.ModuleList(CrossAttentionBlock(c, dim, heads, probability, activation) for c in crosses)
         self.norm = nn.LayerNorm(dim, eps=NORM_EPSILON)
 
     @property
@@ -249,20 +261,25 @@ class CrossAttentionDenoiser(nn.Module):
         blocks: list[CrossAttentionBlock] = list(self.blocks)  # type: ignore[arg-type]
         return blocks[-1:] if self.stack == "last_only" else blocks
 
-    def prepare(self, condition: Condition) -> PreparedHistory:
+    def prepare(self, condition: PaddedCondition) -> PreparedHistory:
         """Compute once, for all steps of a chain, what does not depend on the step."""
         if isinstance(condition, PreparedHistory):
             return condition
-        side = self.computed_blocks[0].history_side(condition.tokens, condition.layout)
-        return PreparedHistory(condition.tokens, condition.layout, side)
+        side = self.computed_blocks[0].history_side(condition.tokens, condition, condition.padding)
+        return PreparedHistory(condition.tokens, condition.layout, condition.padding, condition.counts, side)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, *, noise: NoiseSource) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: PaddedCondition, *, noise: NoiseSource) -> Tensor:
         """Predict x_0 (B, D) from x_t (B, D) at slots t (B,)."""
         prepared = self.prepare(condition)
-        layout, x, side = prepared.layout, prepared.tokens, prepared.side
-        copies = self.mixing.copies(x_t, t, layout, noise)
-        first, *others = self.computed_blocks
-        x = first(x, side, copies, layout, last_only=not others)
-        for number, block in enumerate(others, start=1):
-            x = block(x, block.history_side(x, layout), copies, layout, last_only=number == len(others))
+        x, padding, side = prepared.tokens, prepared.padding, prepared.side
+        guide = self.mixing.guide(x_t, t)
+        of_padding = None
+        if padding is not None and self.queries == "history":  # lambda at its mean for the many
+            of_padding = self.mixing.lambda_mean * guide[:, None]
+        copies = self.mixing.copies(guide, prepared.layout, noise), of_padding
+        blocks = self.computed_blocks
+        for number, block in enumerate(blocks, start=1):
+            if number > 1:
+                side = block.history_side(x, prepared, padding)
+            x, padding = block(x, side, copies, prepared, padding, last_only=number == len(blocks))
         return self.norm(dropout(x, self.probability, self.training))

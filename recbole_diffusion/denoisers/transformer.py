@@ -69,27 +69,29 @@ class HistoryMixing(nn.Module):
             return self.step_embedding(torch.arange(self.num_steps, device=t.device))[t]
         return self.step_embedding(t)
 
-    def _guide_and_strength(
-        self, x_t: Tensor, t: Tensor, layout: PackedHistory, noise: NoiseSource
-    ) -> tuple[Tensor, Tensor | None]:
-        """x_t + d_t of every token's row, and lambda of every token, (M, D) both; None where lambda is constant."""
-        guide = torch.index_select(x_t + self.embed_steps(t), 0, layout.row)
-        if self.lambda_std == 0.0:
-            return guide, None
-        strength = layout.normal(noise, self.dim, dtype=guide.dtype).mul_(self.lambda_std).add_(self.lambda_mean)
-        return guide, strength
+    def guide(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """``x_t + d_t``, (B, D)."""
+        return x_t + self.embed_steps(t)
 
-    def copies(self, x_t: Tensor, t: Tensor, layout: PackedHistory, noise: NoiseSource) -> Tensor:
-        """``lambda_i * (x_t + d_t)`` for every token, (M, D): what DiffuRecSys attends with instead of adding it."""
-        guide, strength = self._guide_and_strength(x_t, t, layout, noise)
+    def copies(self, guide: Tensor, layout: PackedHistory, noise: NoiseSource) -> Tensor:
+        """``lambda_i * guide`` (B, D) for every token, (M, D): what DiffuRecSys attends with instead of adding it."""
+        guide = torch.index_select(guide, 0, layout.row)
+        strength = self._strength(guide.dtype, layout, noise)
         return guide * (self.lambda_mean if strength is None else strength)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Tensor:
         """Mix x_t (B, D) at slots t (B,) into the condition's tokens: (M, D)."""
-        guide, strength = self._guide_and_strength(x_t, t, condition.layout, noise)
+        guide = torch.index_select(self.guide(x_t, t), 0, condition.layout.row)
+        strength = self._strength(guide.dtype, condition.layout, noise)
         if strength is None:
             return torch.add(condition.tokens, guide, alpha=self.lambda_mean)
         return torch.addcmul(condition.tokens, guide, strength)
+
+    def _strength(self, dtype: torch.dtype, layout: PackedHistory, noise: NoiseSource) -> Tensor | None:
+        """Lambda of every token, (M, D); None where it is constant."""
+        if self.lambda_std == 0.0:
+            return None
+        return layout.normal(noise, self.dim, dtype=dtype).mul_(self.lambda_std).add_(self.lambda_mean)
 
 
 class SelfAttention(nn.Module):

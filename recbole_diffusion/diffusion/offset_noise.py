@@ -47,11 +47,7 @@ class OffsetNoise:
         self.base = base
         self.kind = kind
         self.scale = scale
-
-    @property
-    def per_row(self) -> bool:
-        """Whether a row has its own stream: as the base has."""
-        return self.base.per_row
+        self.per_row = base.per_row
 
     def select(self, index: Tensor | Sequence[int]) -> OffsetNoise:
         """The source of these rows of the batch."""

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from recbole_diffusion.diffusion.noise import NoiseSource
 
@@ -72,15 +71,6 @@ class PackedHistory:
     def rows(self) -> int:
         """B."""
         return int(self.last.shape[0])
-
-    def counts(self) -> Tensor:
-        """How many tokens of the padded computation each token stands for, (M, 1): 1 for an item, p for a padding token
-        that stands for p of them, 0 for an unused place."""
-        logarithm = torch.cat([group.bias.diagonal(dim1=-2, dim2=-1).reshape(-1) for group in self.groups])
-        used = self.item_ids > 0
-        if self.query_keep is not None:
-            used = used | (self.query_keep[:, 0] == 0)
-        return functional.pad(logarithm.exp(), (0, self.tail))[:, None] * used[:, None]
 
     def normal(self, noise: NoiseSource, dim: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal draws for every token, (M, dim); a row's draws do not depend on how the batch is packed

@@ -12,7 +12,7 @@ Algorithm 3 averages the predictions of several seeds: `n_eval_samples` (x_0 is 
 averages the scores).
 
 Where paper and released code (shararezr/DiffuRecSys) differ, the default is the code's behaviour and a key selects the
-other (docs/decisions/082-diffurecsys-paper-or-code.md): stack, key_softmax, cross_attention_queries, pad_fill,
+other (docs/decisions/082-diffurecsys-paper-or-code.md): stack, key_softmax, cross_attention_queries,
 offset_noise, hidden_act, sizes; the rest as for DiffuRec.
 
 Shapes: B rows, L history, M packed tokens, D embedding, V items, T steps.
@@ -26,7 +26,13 @@ from typing import Any, Literal
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
-from recbole_diffusion.denoisers.efficient_attention import CrossAttentionDenoiser, KeySoftmax, Queries, Stack
+from recbole_diffusion.denoisers.efficient_attention import (
+    CrossAttentionDenoiser,
+    KeySoftmax,
+    PaddedCondition,
+    Queries,
+    Stack,
+)
 from recbole_diffusion.denoisers.transformer import NORM_EPSILON, HistoryMixing
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, build_noise
 from recbole_diffusion.diffusion.offset_noise import OffsetKind, OffsetNoise
@@ -34,10 +40,9 @@ from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
 from recbole_diffusion.diffusion.sampler import build_sampler
 from recbole_diffusion.diffusion.schedules import build_schedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
-from recbole_diffusion.interests.condition import Condition
 from recbole_diffusion.losses.ranking import full_softmax
 from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
-from recbole_diffusion.models.packed_history import embed_history, row_chunks
+from recbole_diffusion.models.packed_history import embed_history, row_chunks, share_padding
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,6 @@ class DiffuRecSysOptions:
     stack: Stack
     key_softmax: KeySoftmax
     cross_attention_queries: Queries
-    pad_fill: float
     item_init_std: float
     use_positions: bool
     mask_mode: Literal["query", "key"]
@@ -140,20 +144,30 @@ class DiffuRecSys(DiffusionRecommender):
             stack=o.stack,
             key_softmax=o.key_softmax,
             queries=o.cross_attention_queries,
-            pad_fill=o.pad_fill,
         )
 
-    def condition(self, item_seq: Tensor, item_seq_len: Tensor) -> Condition:
-        """Embed histories (B, L): ``LN(Drop(E[history]))``, packed."""
-        return embed_history(
+    def condition(self, item_seq: Tensor, item_seq_len: Tensor) -> PaddedCondition:
+        """Embed histories (B, L): ``LN(Drop(E[history]))``, packed, and their padding where it is seen."""
+        probability, length = self.options.embedding_dropout_prob, self.max_seq_length
+        items = embed_history(
             item_seq,
             item_seq_len,
             self.item_embedding,
             self.history_norm,
             position_embedding=self.position_embedding,
-            dropout_prob=self.options.embedding_dropout_prob,
-            padding_tokens=self.options.mask_mode == "query",
-            padded_length=self.max_seq_length,
+            dropout_prob=probability,
+            padding_tokens=False,
+            padded_length=length,
+        )
+        if self.options.mask_mode == "key":
+            return PaddedCondition(items.tokens, items.layout, None, None)
+        return share_padding(
+            items,
+            item_seq_len,
+            self.item_embedding,
+            self.history_norm,
+            dropout_prob=probability,
+            padded_length=length,
         )
 
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:
@@ -178,7 +192,7 @@ class DiffuRecSys(DiffusionRecommender):
             result[rows] = self.reverse(condition, noise.select(rows.cpu())).to(result.dtype)
         return result[:, None]
 
-    def reverse(self, condition: Condition, noise: NoiseSource) -> Tensor:
+    def reverse(self, condition: PaddedCondition, noise: NoiseSource) -> Tensor:
         """x_0 (B, D) of a reverse chain given an embedded history; what does not depend on the step is done once."""
         shape = (condition.layout.rows, self.options.hidden_size)
         x_T = self.process.prior(shape, device=condition.tokens.device, noise=noise)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_diffusion.denoisers.dropout import dropout
+from recbole_diffusion.denoisers.efficient_attention import PaddedCondition
 from recbole_diffusion.interests.condition import Condition
 from recbole_diffusion.interests.packing import pack
 
@@ -50,6 +51,34 @@ def embed_history(
         positions = position_embedding(place)
         tokens = tokens + (positions if layout.query_keep is None else positions * layout.query_keep)
     return Condition(norm(dropout(tokens, dropout_prob, norm.training)), layout)
+
+
+def share_padding(
+    condition: Condition,
+    item_seq_len: Tensor,
+    item_embedding: nn.Embedding,
+    norm: nn.Module,
+    *,
+    dropout_prob: float,
+    padded_length: int,
+) -> PaddedCondition:
+    """Add to histories that were packed without padding the padding tokens ``LN(Drop(E[0]))`` that all rows share.
+
+    In training a row with p padded positions has the first p of L - 1 tokens, each with its own dropout; in evaluation
+    they are all equal, so one token counts p times.
+
+    Args:
+        condition: the packed items.
+        item_seq_len: (B,) number of items.
+        item_embedding, norm, dropout_prob: see `embed_history`.
+        padded_length: L.
+    """
+    missing = (padded_length - item_seq_len).clamp_min(0).to(condition.tokens.device)[:, None]
+    count = max(padded_length - 1, 1) if norm.training else 1
+    counts = (torch.arange(count, device=missing.device) < missing) if norm.training else missing
+    rows = item_embedding.weight[:1].expand(count, -1)
+    tokens = norm(dropout(rows, dropout_prob, norm.training))
+    return PaddedCondition(condition.tokens, condition.layout, tokens, counts.to(condition.tokens.dtype))
 
 
 def row_chunks(lengths: Tensor) -> list[Tensor]:

@@ -37,7 +37,7 @@ def cross_attention(layer: Any, history: Tensor, copies: Tensor, real: Tensor, p
         context = (k * seen).transpose(-2, -1) @ v  # G, (B, H, D / H, D / H)
         mixed = q.softmax(-1) @ context
     if padding_is_seen:
-        mixed = mixed.masked_fill(~real[:, None, :, None], layer.pad_fill)
+        mixed = mixed.masked_fill(~real[:, None, :, None], -1e9)
     return layer.output(mixed.transpose(1, 2).flatten(2).flatten(0, 1)).view_as(history)
 
 
@@ -56,12 +56,21 @@ def self_attention(layer: Any, x: Tensor, real: Tensor, padding_is_seen: bool) -
     return layer.output(mixed.flatten(0, 1)).view_as(x)
 
 
-def padded_denoiser(model: Any, item_seq: Tensor, x_t: Tensor, t: Tensor, strength: Tensor) -> Tensor:
-    """x_0_hat (B, D) of right-padded histories (B, L); `strength` is lambda at every position, (B, L, D)."""
+def padded_denoiser(
+    model: Any, item_seq: Tensor, x_t: Tensor, t: Tensor, strength: Tensor, padding: Tensor | None = None
+) -> Tensor:
+    """x_0_hat (B, D) of right-padded histories (B, L).
+
+    `strength` is lambda at every position, (B, L, D); `padding` (R, D), when given, is what stands at a row's first,
+    second, ... padded position instead of the embedded item 0.
+    """
     denoiser = model.denoiser
     real = item_seq > 0
     padding_is_seen = model.options.mask_mode == "query"
     x = model.history_norm(model.item_embedding(item_seq))
+    if padding is not None:
+        place = (torch.arange(item_seq.shape[1]) - real.sum(1, keepdim=True)).clamp_min(0)
+        x = torch.where(real[..., None], x, padding[place.clamp_max(len(padding) - 1)])
     copies = strength * (x_t + denoiser.mixing.step_embedding(t))[:, None]
     blocks = list(denoiser.blocks)
     start = x

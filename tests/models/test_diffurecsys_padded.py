@@ -12,6 +12,7 @@ from torch import Tensor
 
 import recbole_diffusion.interests.packing as packing
 from recbole_diffusion.config import RunConfig
+from recbole_diffusion.denoisers.efficient_attention import PaddedCondition
 from recbole_diffusion.models.diffurecsys import DiffuRecSys
 
 from .padded_diffurecsys import padded_denoiser
@@ -35,7 +36,7 @@ def small_model(items: int = 51, **keys: Any) -> DiffuRecSys:
 
 
 class TokenDraws:
-    """Fixed draws (B, N, D) for the tokens of every row, the padding token's first where a row has one."""
+    """Fixed draws (B, N, D) for the tokens of every row."""
 
     per_row = True
 
@@ -58,31 +59,37 @@ class TokenDraws:
 
 
 def lambda_of_positions(model: DiffuRecSys, draws: Tensor) -> Tensor:
-    """Lambda at every padded position (B, L, D): the row's padding shares the draw of its one token."""
-    laid_out = draws.new_empty(len(ROWS), LENGTH, draws.shape[2])
-    for row, items in enumerate(ROWS):
-        padded = model.options.mask_mode == "query" and len(items) < LENGTH
-        first = 1 if padded else 0
-        laid_out[row, : len(items)] = draws[row, first : first + len(items)]
-        laid_out[row, len(items) :] = draws[row, 0]
-    return model.options.lambda_mean + model.options.lambda_std * laid_out
+    """Lambda at every padded position (B, L, D).
+
+    At padding it is drawn like elsewhere, for each position of its own, where copies ask: it must not matter. Where
+    copies answer it is the mean.
+    """
+    strength = model.options.lambda_mean + model.options.lambda_std * draws
+    if model.options.cross_attention_queries == "history":
+        for row, items in enumerate(ROWS):
+            strength[row, len(items) :] = model.options.lambda_mean
+    return strength
 
 
-def both(model: DiffuRecSys) -> tuple[Tensor, Tensor]:
-    """x_0_hat (B, D), packed and padded, with the same draws."""
+def both(model: DiffuRecSys, padding: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """x_0_hat (B, D), packed and padded, with the same draws; `padding` (L - 1, D) are unequal padding tokens."""
     generator = torch.Generator().manual_seed(1)
-    draws = torch.randn(len(ROWS), LENGTH + 1, 16, generator=generator).double()
+    draws = torch.randn(len(ROWS), LENGTH, 16, generator=generator).double()
     x_t = torch.randn(len(ROWS), 16, generator=generator).double()
     t = torch.tensor([0, 3, 7, 2, 5])
     batch = interaction(ROWS, [1] * len(ROWS), LENGTH)
     condition = model.condition(batch["item_id_list"], batch["item_length"])
+    if padding is not None:
+        counts = torch.arange(LENGTH - 1) < LENGTH - batch["item_length"][:, None]
+        condition = PaddedCondition(condition.tokens, condition.layout, padding, counts.double())
     packed = model.denoiser(x_t, t, condition, noise=TokenDraws(draws))
-    return packed, padded_denoiser(model, batch["item_id_list"], x_t, t, lambda_of_positions(model, draws))
+    strength = lambda_of_positions(model, draws)
+    return packed, padded_denoiser(model, batch["item_id_list"], x_t, t, strength, padding)
 
 
-@pytest.mark.parametrize("stack", ["last_only", "sequential"])
+@pytest.mark.parametrize(("stack", "unequal"), [("last_only", True), ("sequential", False)])
 @pytest.mark.parametrize(("key_softmax", "queries", "mask_mode"), SWITCHES)
-def test_packed_is_padded(key_softmax: str, queries: str, mask_mode: str, stack: str) -> None:
+def test_packed_is_padded(key_softmax: str, queries: str, mask_mode: str, stack: str, unequal: bool) -> None:
     model = small_model(
         key_softmax=key_softmax,
         cross_attention_queries=queries,
@@ -92,13 +99,15 @@ def test_packed_is_padded(key_softmax: str, queries: str, mask_mode: str, stack:
         lambda_std=0.3,
     )
     model = model.double()
-    packed, padded = both(model)
+    padding = None
+    if unequal and mask_mode == "query":
+        padding = torch.randn(LENGTH - 1, 16, generator=torch.Generator().manual_seed(3)).double()
+    packed, padded = both(model, padding)
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-6)
     weights = torch.randn(packed.shape, generator=torch.Generator().manual_seed(2)).double()
     used = [p for n, p in model.named_parameters() if stack == "sequential" or "blocks.0" not in n]
-    for got, expected in zip(
-        torch.autograd.grad((packed * weights).sum(), used), torch.autograd.grad((padded * weights).sum(), used)
-    ):
+    gradients = [torch.autograd.grad((result * weights).sum(), used) for result in (packed, padded)]
+    for got, expected in zip(*gradients):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max() + 1))
 
 
