@@ -275,7 +275,7 @@ class DMI(DiffusionRecommender):
         sums, rows = self._restored
         if not mode and rows:
             restored, copied = (sums / rows).tolist()
-            logger.info("interests restored to %.4f of what they were, copying them: %.4f", restored, copied)
+            logger.info("noised interests are restored with an error of %.4f; left as they are: %.4f", restored, copied)
             self._restored = (torch.zeros(()), 0)
         super().train(mode)
         return self

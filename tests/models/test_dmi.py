@@ -538,7 +538,7 @@ def test_training_logs_the_reconstruction_beside_copying(caplog: pytest.LogCaptu
     assert len(caplog.records) == 1
     message = caplog.records[0].getMessage()
     assert f"{float(sums[0]):.4f}" in message
-    assert "copying" in message
+    assert "left as they are" in message
 
 
 # Edges ---------------------------------------------------------------------------------------------------------------
