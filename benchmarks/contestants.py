@@ -1,6 +1,6 @@
-"""The two DiffuRecs that speed is compared between, behind one interface, and the check that they compute the same.
+"""The two sides that speed is compared between, behind one interface, and the check that they compute the same.
 
-`Yardstick` is the plain implementation of reference_diffurec.py, `Ours` is this project's model inside its trainer, in
+`Yardstick` is a plain implementation (reference_*.py), `Ours` is this project's model inside its trainer, in
 `mask_mode: query` (the released code's) and at the published sizes. `copy_weights` loads the yardstick's weights into
 ours; `largest_differences` runs both on the same rows with every random number fixed.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,15 +44,21 @@ class Contestant(Protocol):
 
 
 class Yardstick:
-    """The plain implementation with torch's Adam as it comes."""
+    """A plain implementation with torch's Adam as it comes."""
 
     name = "yardstick"
 
-    def __init__(self, sizes: ReferenceSizes, device: torch.device) -> None:
+    def __init__(
+        self,
+        sizes: ReferenceSizes,
+        device: torch.device,
+        model_class: Callable[[Any], ReferenceDiffuRec] = ReferenceDiffuRec,
+        weight_decay: float = 0.0,
+    ) -> None:
         self.sizes = sizes
         self.device = device
-        self.model = ReferenceDiffuRec(sizes).to(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.model = model_class(sizes).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, weight_decay=weight_decay)
 
     def batch(self, rows: Rows) -> tuple[Tensor, Tensor]:
         return rows.left_padded(self.sizes.max_length).to(self.device), rows.targets.to(self.device)
@@ -84,12 +90,23 @@ class Catalogue:
 
 
 class Ours:
-    """This project's DiffuRec; training steps are those of its trainer's epoch."""
+    """This project's model; training steps are those of its trainer's epoch.
+
+    `padding_token` says whether the model packs a token for each row's padding, which then has a draw of lambda.
+    """
 
     name = "ours"
 
     def __init__(
-        self, sizes: ReferenceSizes, device: torch.device, *, data_path: str, dataset: str, overrides: dict[str, Any]
+        self,
+        sizes: ReferenceSizes,
+        device: torch.device,
+        *,
+        data_path: str,
+        dataset: str,
+        overrides: dict[str, Any],
+        model: str = "DiffuRec",
+        padding_token: bool = True,
     ) -> None:
         from recbole_diffusion.config import RunConfig
         from recbole_diffusion.training.run_folder import RunFolder
@@ -111,8 +128,9 @@ class Ours:
             **overrides,
         }
         self.device = device
+        self.padding_token = padding_token
         self.max_length = sizes.max_length
-        self.config = RunConfig("DiffuRec", dataset, overrides=settings)
+        self.config = RunConfig(model, dataset, overrides=settings)
         self.model: Any = self.config.entry.model_class(self.config, Catalogue(sizes.n_items)).to(device)
         self._scratch = tempfile.TemporaryDirectory()
         folder = RunFolder(Path(self._scratch.name))
@@ -144,8 +162,30 @@ class Ours:
         return scores
 
 
-def copy_weights(yardstick: ReferenceDiffuRec, model: Any) -> None:
-    """Load the yardstick's weights into our model; every parameter of ours is set, or this raises."""
+BLOCK_PARTS = {
+    "attention_norm": "attention_norm",
+    "attention.output": "attention.output",
+    "feed_forward_norm": "feed_forward_norm",
+    "feed_forward.first": "feed_forward.expand",
+    "feed_forward.second": "feed_forward.contract",
+}
+BLOCK_JOINED = {"attention.projection": ("attention.query", "attention.key", "attention.value")}
+
+
+def copy_weights(
+    yardstick: ReferenceDiffuRec,
+    model: Any,
+    parts: Mapping[str, str] = BLOCK_PARTS,
+    joined: Mapping[str, tuple[str, ...]] = BLOCK_JOINED,
+) -> None:
+    """Load the yardstick's weights into our model; every parameter of ours is set, or this raises.
+
+    Args:
+        yardstick: the plain model.
+        model: ours.
+        parts: what a layer of a block is called there -> in ours.
+        joined: what one layer of our block is called -> the yardstick's layers that it holds one below the other.
+    """
     theirs = yardstick.state_dict()
     renamed: dict[str, Tensor] = {"item_embedding.weight": theirs.pop("item_embedding.weight")}
     modules = {
@@ -154,19 +194,13 @@ def copy_weights(yardstick: ReferenceDiffuRec, model: Any) -> None:
         "step_second": "denoiser.mixing.step_embedding.second",
         "output_norm": "denoiser.norm",
     }
-    in_block = {
-        "attention_norm": "attention_norm",
-        "attention.output": "attention.output",
-        "feed_forward_norm": "feed_forward_norm",
-        "feed_forward.first": "feed_forward.expand",
-        "feed_forward.second": "feed_forward.contract",
-    }
     for number in range(yardstick.sizes.n_layers):
         block = f"blocks.{number}."
-        for leaf in ("weight", "bias"):
-            projections = [theirs.pop(f"{block}attention.{part}.{leaf}") for part in ("query", "key", "value")]
-            renamed[f"denoiser.{block}attention.projection.{leaf}"] = torch.cat(projections)
-        modules.update({block + source: f"denoiser.{block}{ours}" for source, ours in in_block.items()})
+        for ours, sources in joined.items():
+            for leaf in ("weight", "bias"):
+                stacked = [theirs.pop(f"{block}{source}.{leaf}") for source in sources]
+                renamed[f"denoiser.{block}{ours}.{leaf}"] = torch.cat(stacked)
+        modules.update({block + source: f"denoiser.{block}{ours}" for source, ours in parts.items()})
     for source, ours in modules.items():
         for leaf in ("weight", "bias"):
             renamed[f"{ours}.{leaf}"] = theirs.pop(f"{source}.{leaf}")
@@ -224,13 +258,16 @@ class FixedSteps:
         return
 
 
-def lambda_per_position(tokens: Tensor, rows: Rows, length: int) -> Tensor:
-    """Draws per token (B, N, D) laid out over left-padded positions (B, length, D); all pads of a row share one."""
+def lambda_per_position(tokens: Tensor, rows: Rows, length: int, padding_token: bool = True) -> Tensor:
+    """Draws per token (B, N, D) laid out over left-padded positions (B, length, D); all pads of a row share one.
+
+    With `padding_token` a padded row's first draw is its padding token's; otherwise the draws are its items' alone.
+    """
     laid_out = torch.empty(len(rows), length, tokens.shape[-1])
     for row, history in enumerate(rows.histories):
         padded = length - len(history)
         laid_out[row, :padded] = tokens[row, 0]
-        laid_out[row, padded:] = tokens[row, 1 if padded else 0 :][: len(history)]
+        laid_out[row, padded:] = tokens[row, 1 if padded and padding_token else 0 :][: len(history)]
     return laid_out
 
 
@@ -308,7 +345,7 @@ def _differences(
     device = yardstick.device
     history, targets = yardstick.batch(rows)
     batch = ours.batch(rows)
-    mixing = (mean + std * lambda_per_position(tokens, rows, yardstick.sizes.max_length)).to(device)
+    mixing = (mean + std * lambda_per_position(tokens, rows, yardstick.sizes.max_length, ours.padding_token)).to(device)
     yardstick.model.eval()
     ours.model.eval()
 

@@ -32,7 +32,16 @@ from unittest import mock
 
 import numpy as np
 import torch
-from contestants import TOLERANCE, Contestant, Ours, Yardstick, copy_weights, largest_differences, worst
+from comparison import HERE, Comparison, arguments, overrides
+from contestants import (
+    TOLERANCE,
+    Contestant,
+    Ours,
+    Yardstick,
+    copy_weights,
+    largest_differences,
+    worst,
+)
 from leave_one_out import LeaveOneOut, read_leave_one_out
 from measuring import (
     Load,
@@ -49,93 +58,41 @@ from measuring import (
 )
 from reference_diffurec import ReferenceSizes
 
-HERE = Path(__file__).resolve().parent
 sys.path.insert(1, str(HERE.parent))  # measure this checkout, installed or not
-SECTIONS = ("memory", "training", "inference", "evaluation")
 FLOORS = {"training": 180.0, "inference": 22.0}
 UNITS = {"training": "samples/s", "inference": "users/s"}
 PARITY_ROWS = 64
 WARM_UP_STEPS = 4
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description="DiffuRec's speed and memory as ratios to a plain implementation, measured side by side."
-    )
-    parser.add_argument("--data_path", required=True, help="folder that holds <dataset>/<dataset>.inter")
-    parser.add_argument("--dataset", default="amazon-beauty", help="dataset to draw rows from (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs of measurements (%(default)s)")
-    parser.add_argument("--steps", type=int, default=4, help="yardstick's training steps per pair (%(default)s)")
-    parser.add_argument("--users", type=int, default=512, help="yardstick's users per pair (%(default)s)")
-    parser.add_argument(
-        "--ours_factor", type=int, default=6, help="how many times more steps and users ours does (%(default)s)"
-    )
-    parser.add_argument("--batch_size", type=int, default=512, help="rows of a training batch (%(default)s)")
-    parser.add_argument("--memory_steps", type=int, default=16, help="yardstick's steps for the peak (%(default)s)")
-    parser.add_argument(
-        "--memory_steps_ours", type=int, default=257, help="our steps for the peak, an epoch of Beauty (%(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=2023, help="seed of rows and weights (%(default)s)")
-    parser.add_argument("--sections", default=",".join(SECTIONS), help="what to measure (%(default)s)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a key of our model, may be repeated"
-    )
-    parser.add_argument("--output", default=str(HERE / "results" / "speed_diffurec.json"), help="JSON (%(default)s)")
-    parser.add_argument(
-        "--try_out", action="store_true", help="tiny model and few rows, to see that the command works; never counts"
-    )
-    parser.add_argument("--memory_of", choices=("yardstick", "ours"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    options.sections = [name for name in options.sections.split(",") if name]
-    unknown = [name for name in options.sections if name not in SECTIONS]
-    if unknown:
-        parser.error(f"--sections: {', '.join(unknown)} is not one of {', '.join(SECTIONS)}")
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("--device=cuda: torch sees no CUDA device here")
-    for name in ("repeats", "steps", "users", "ours_factor", "batch_size", "memory_steps", "memory_steps_ours"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name}: got {getattr(options, name)}, needs 1 or more")
-    if options.try_out:
-        options.repeats, options.steps, options.users, options.ours_factor = 2, 1, 8, 2
-        options.batch_size, options.memory_steps, options.memory_steps_ours = 16, 2, 4
-    return options
-
-
-def sizes(options: argparse.Namespace, n_items: int) -> ReferenceSizes:
+def diffurec_sizes(options: argparse.Namespace, n_items: int) -> ReferenceSizes:
     """The published sizes, or tiny ones."""
     if options.try_out:
         return ReferenceSizes(n_items + 1, hidden_size=16, n_layers=2, n_heads=2, max_length=8, num_steps=6)
     return ReferenceSizes(n_items + 1)
 
 
-def overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """Keys of our model from --set; a value is read as JSON, and is text where it is none."""
-    keys = {}
-    for text in options.set:
-        key, _, value = text.partition("=")
-        try:
-            keys[key] = json.loads(value)
-        except json.JSONDecodeError:
-            keys[key] = value
-    return keys
-
-
-def make_yardstick(options: argparse.Namespace, data: LeaveOneOut) -> Yardstick:
+def make_yardstick(comparison: Comparison, options: argparse.Namespace, data: LeaveOneOut) -> Yardstick:
     """The yardstick, weights from the seed."""
     torch.manual_seed(options.seed)
-    return Yardstick(sizes(options, data.n_items), torch.device(options.device))
+    return Yardstick(
+        comparison.sizes(options, data.n_items),
+        torch.device(options.device),
+        comparison.yardstick_class,
+        comparison.weight_decay,
+    )
 
 
-def make_ours(options: argparse.Namespace, data: LeaveOneOut) -> Ours:
+def make_ours(comparison: Comparison, options: argparse.Namespace, data: LeaveOneOut) -> Ours:
     """Our model at the yardstick's sizes."""
     return Ours(
-        sizes(options, data.n_items),
+        comparison.sizes(options, data.n_items),
         torch.device(options.device),
         data_path=options.data_path,
         dataset=options.dataset,
-        overrides=overrides(options),
+        overrides={**comparison.keys(options), **overrides(options)},
+        model=comparison.model,
+        padding_token=comparison.padding_token,
     )
 
 
@@ -155,6 +112,7 @@ def measure_rates(
     data: LeaveOneOut,
     options: argparse.Namespace,
     max_length: int,
+    floor: float | None,
 ) -> dict[str, Any]:
     """Interleaved pairs of `training` or `inference` rates."""
     device = torch.device(options.device)
@@ -186,8 +144,8 @@ def measure_rates(
         "unit": UNITS[what],
         **summary,
         "pairs": pairs,
-        "yardstick_floor": FLOORS[what],
-        "counts": reached >= FLOORS[what] and not options.try_out,
+        "yardstick_floor": floor,
+        "counts": (floor is None or reached >= floor) and not options.try_out,
     }
 
 
@@ -202,7 +160,7 @@ def warm_up(contestant: Contestant, data: LeaveOneOut, options: argparse.Namespa
         contestant.recommend_to(contestant.batch(users))
 
 
-def memory_of(options: argparse.Namespace) -> dict[str, Any]:
+def memory_of(comparison: Comparison, options: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own: peak memory of training steps of one side.
 
     Ours is watched for as many steps as an epoch has: its tensors differ in size from batch to batch, and what the
@@ -210,10 +168,10 @@ def memory_of(options: argparse.Namespace) -> dict[str, Any]:
     """
     data = read_leave_one_out(options.data_path, options.dataset)
     yardstick = options.memory_of == "yardstick"
-    contestant: Contestant = make_yardstick(options, data) if yardstick else make_ours(options, data)
+    contestant: Contestant = (make_yardstick if yardstick else make_ours)(comparison, options, data)
     steps = options.memory_steps if yardstick else options.memory_steps_ours
     generator = np.random.default_rng(options.seed)
-    length = sizes(options, data.n_items).max_length
+    length = comparison.sizes(options, data.n_items).max_length
     on_gpu = options.device.startswith("cuda")
     device_baseline = 0.0
     if on_gpu:
@@ -243,11 +201,11 @@ def memory_of(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
+def measure_memory(comparison: Comparison, options: argparse.Namespace) -> dict[str, Any]:
     """Peak training memory of both sides, each in a process of its own."""
     sides: dict[str, Any] = {}
     for side in ("yardstick", "ours"):
-        command = [sys.executable, __file__, *sys.argv[1:], f"--memory_of={side}"]
+        command = [sys.executable, str(comparison.script), *sys.argv[1:], f"--memory_of={side}"]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"memory of {side}: {done.stderr.strip().splitlines()[-1]}")
@@ -293,7 +251,7 @@ def measure_evaluation(ours: Ours) -> dict[str, Any]:
     }
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(comparison: Comparison, options: argparse.Namespace) -> dict[str, Any]:
     """Everything asked for, as the JSON's content.
 
     Raises:
@@ -302,33 +260,38 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(options.device)
     load = Load()
     result: dict[str, Any] = {
-        "benchmark": "speed_diffurec",
+        "benchmark": comparison.name,
         "command": command_line(),
         "measured": now(),
         "code_version": code_version(HERE),
         "machine": machine(device),
         "settings": {
-            name: getattr(options, name)
-            for name in (
-                "dataset",
-                "device",
-                "repeats",
-                "steps",
-                "users",
-                "ours_factor",
-                "batch_size",
-                "seed",
-                "set",
-                "try_out",
-            )
+            "model": comparison.model,
+            **comparison.keys(options),
+            **{name: getattr(options, name) for name in ("every_block",) if hasattr(options, name)},
+            **{
+                name: getattr(options, name)
+                for name in (
+                    "dataset",
+                    "device",
+                    "repeats",
+                    "steps",
+                    "users",
+                    "ours_factor",
+                    "batch_size",
+                    "seed",
+                    "set",
+                    "try_out",
+                )
+            },
         },
     }
     data = read_leave_one_out(options.data_path, options.dataset)
     result["rows"] = {"training": len(data.prefixes), "test": len(data.test_users), "items": data.n_items}
     if "memory" in options.sections:
-        memory = measure_memory(options)
-    yardstick, ours = make_yardstick(options, data), make_ours(options, data)
-    copy_weights(yardstick.model, ours.model)
+        memory = measure_memory(comparison, options)
+    yardstick, ours = make_yardstick(comparison, options, data), make_ours(comparison, options, data)
+    copy_weights(yardstick.model, ours.model, comparison.block_parts, comparison.block_joined)
     max_length = yardstick.sizes.max_length
 
     result["parity"] = measure_parity(yardstick, ours, data, options.seed)
@@ -346,21 +309,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for side in (yardstick, ours):
             warm_up(side, data, options, max_length)
     for name in rates:
-        result[name] = measure_rates(name, yardstick, ours, data, options, max_length)
+        result[name] = measure_rates(name, yardstick, ours, data, options, max_length, comparison.floors.get(name))
     if "evaluation" in options.sections:
         result["evaluation"] = measure_evaluation(ours)
     result["machine"]["load"] = load.report()
     return result
 
 
-def main() -> int:
+DIFFUREC = Comparison("speed_diffurec", "DiffuRec", diffurec_sizes, floors=FLOORS)
+
+
+def main(comparison: Comparison = DIFFUREC) -> int:
     """Measure and write the JSON; 0, or 1 when no ratio can be given."""
-    options = arguments()
+    options = arguments(comparison)
     try:
         if options.memory_of:
-            print(json.dumps(memory_of(options)))
+            print(json.dumps(memory_of(comparison, options)))
             return 0
-        result = measure(options)
+        result = measure(comparison, options)
     except (ArithmeticError, FileNotFoundError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -370,7 +336,8 @@ def main() -> int:
     for name in ("training", "inference"):
         if name in result:
             part = result[name]
-            verdict = "" if part["counts"] else f"; does not count, the yardstick's floor is {part['yardstick_floor']}"
+            floor = "it is a try-out" if result["settings"]["try_out"] else f"the floor is {part['yardstick_floor']}"
+            verdict = "" if part["counts"] else f"; does not count, {floor}"
             ratio = part["ratio"]
             say(
                 f"{name}: {part['ours']['median']:.1f} against {part['yardstick']['median']:.1f} {part['unit']}, "
