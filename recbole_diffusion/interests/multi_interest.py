@@ -88,13 +88,24 @@ class SelfAttentiveInterests(nn.Module):
 
     def forward(self, items: Tensor, lengths: Tensor) -> Interests:
         """Interests of embedded histories (B, L, D) with `lengths` (B,) real items, at least 1 each."""
-        width = items.shape[1]
-        read = items if self.positions is None else items + self.positions[:width]
-        scores = self.attention(torch.tanh(self.hidden(read.flatten(0, 1)))).float().view(*items.shape[:2], -1)
-        padding = ~real_items(lengths, width)
-        scores = scores.masked_fill(padding[:, :, None], -math.inf)
+        real = real_items(lengths, items.shape[1])
+        scores = self.scores(items, real).masked_fill(~real[:, :, None], -math.inf)
         weights = functional.softmax(scores, dim=1).transpose(1, 2)
         return Interests(torch.bmm(weights, items.to(weights.dtype)), weights)
+
+    def scores(self, items: Tensor, real: Tensor) -> Tensor:
+        """Attention before the softmax (B, L, K) in float32; what stands for padding, where `real` (B, L) is False,
+        means nothing. A CPU computes real items alone: most of a batch is padding, and tanh over 4 D is what costs."""
+        rows, width, dim = items.shape
+        read = items if self.positions is None else items + self.positions[:width]
+        read = read.reshape(rows * width, dim)
+        place = real.flatten().nonzero().squeeze(1) if items.device.type == "cpu" else None
+        if place is not None:
+            read = read.index_select(0, place)
+        scores = self.attention(torch.tanh(self.hidden(read))).float()
+        if place is not None:
+            scores = scores.new_zeros(rows * width, self.n_interests).index_copy(0, place, scores)
+        return scores.view(rows, width, self.n_interests)
 
 
 def initialise(weight: Tensor, kind: str) -> None:
