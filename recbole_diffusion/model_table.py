@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 
@@ -131,12 +130,4 @@ _ROWS = (
 )
 
 
-def _is_there(row: OurModel) -> bool:
-    package = Path(__file__).resolve().parent
-    return (package / "models" / f"{row.module}.py").is_file() and any(
-        (folder / "model" / f"{row.name}.yaml").is_file()
-        for folder in (package / "properties", package.parent / "properties")
-    )
-
-
-OUR_MODELS: dict[str, OurModel] = {row.name: row for row in _ROWS if _is_there(row)}
+OUR_MODELS: dict[str, OurModel] = {row.name: row for row in _ROWS}

@@ -25,7 +25,7 @@ CONTRACTS: dict[str, str] = {
     "keys": "every key of the model's YAML is read, every key that is read is in the YAML",
 }
 OURS_ALONE = ("overfits", "small catalogue", "keys")
-RECBOLE_TESTS_IT = "RecBole's own to test; here it would cost more time than all the rest"
+"""Contracts of this package's models alone: whether RecBole's learn and read their keys is RecBole's to test."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,6 @@ COMMON: dict[str, Any] = {
     "topk": [5], "valid_metric": "NDCG@5",
 }  # fmt: skip
 
-SOFTMAX_SHIFT = "a softmax does not change when all its scores move alike"
-PADDING_SEEN = "the published code attends to padding: results depend on MAX_ITEM_LIST_LENGTH, not on the batch's width"
 
 SETTINGS: dict[str, list[Case]] = {
     "DiffuRec": [
@@ -106,8 +104,64 @@ NOT_AT_ALL: dict[str, str] = {
 }
 """RecBole's sequential models that are in no contract."""
 
-_DRAWS = "draws masks or negatives anew at every evaluation"
 _WIDTH = "its arithmetic depends on the padded width, which is always MAX_ITEM_LIST_LENGTH (data/history_length.py)"
+_CPR_LEFT_OUT = {
+    "predict": "RecBole's code cannot score single items: its predict returns None",
+    "bf16": "RecBole's code scatters numbers of one type into another",
+    "padding": _WIDTH,
+}
+_CPR_UNUSED = dict.fromkeys(("project_emb.*",), "RecBole's code makes a map that these settings do not use")
+
+
+def _recbole(
+    model: str,
+    *sizes: str,
+    left_out: Mapping[str, str] | None = None,
+    without_gradient: Mapping[str, str] | None = None,
+    **keys: Any,
+) -> Case:
+    """A case of RecBole with the named sizes small."""
+    return Case(model, {**dict.fromkeys(sizes, 16), **keys}, left_out or {}, without_gradient or {})
+
+
+_EMBEDDING, _HIDDEN = ("embedding_size",), ("embedding_size", "hidden_size")
+_TRANSFORMER = ("hidden_size", "inner_size")
 _CE: dict[str, Any] = {"loss_type": "CE"}
 
-RECBOLE: list[Case] = []
+RECBOLE: list[Case] = [
+    _recbole("BERT4Rec", *_TRANSFORMER),
+    _recbole("Caser", *_EMBEDDING, **_CE, left_out={"padding": _WIDTH}),
+    _recbole(
+        "CORE", "embedding_size", "inner_size", **_CE,
+        left_out={"predict": "RecBole's predict takes items as they are, its full_sort_predict their unit vectors"},
+    ),
+    _recbole("FEARec", *_TRANSFORMER, **_CE, left_out={"padding": _WIDTH}),
+    _recbole("FOSSIL", *_EMBEDDING, **_CE, left_out={"padding": _WIDTH}),
+    _recbole("FPMC", *_EMBEDDING),
+    _recbole("GCSAN", *_TRANSFORMER, **_CE),
+    _recbole("GRU4Rec", *_HIDDEN, **_CE),
+    _recbole("GRU4RecCPR", *_HIDDEN, reranker_CAN_NUM=10, left_out=_CPR_LEFT_OUT, without_gradient=_CPR_UNUSED),
+    _recbole("HGN", *_EMBEDDING, **_CE, left_out={"padding": _WIDTH}),
+    _recbole("HRM", *_EMBEDDING, **_CE),
+    _recbole("LightSANs", *_TRANSFORMER, **_CE, left_out={"padding": _WIDTH}),
+    _recbole("NARM", *_HIDDEN, **_CE),
+    _recbole(
+        "NPE", *_EMBEDDING, **_CE, left_out={"padding": _WIDTH},
+        without_gradient={"embedding_seq_item.weight": "RecBole's code makes this table and never reads it"},
+    ),
+    _recbole("NextItNet", *_EMBEDDING, **_CE, left_out={"padding": _WIDTH}),
+    _recbole(
+        "RepeatNet", *_HIDDEN,
+        left_out={"padding": _WIDTH, "bf16": "RecBole's code scatters numbers of one type into another"},
+    ),
+    _recbole("SASRec", *_TRANSFORMER, **_CE),
+    _recbole("SASRecCPR", *_TRANSFORMER, reranker_CAN_NUM=10, left_out=_CPR_LEFT_OUT, without_gradient=_CPR_UNUSED),
+    _recbole(
+        "SHAN", *_EMBEDDING, **_CE,
+        left_out={"padding": _WIDTH, "predict": "RecBole's predict reverses histories, full_sort_predict does not"},
+    ),
+    _recbole("SINE", *_EMBEDDING, **_CE, left_out={"padding": _WIDTH}),
+    _recbole("SRGNN", *_EMBEDDING, **_CE),
+    _recbole("STAMP", *_EMBEDDING, **_CE),
+    _recbole("TransRec", *_EMBEDDING),
+]  # fmt: skip

@@ -70,9 +70,9 @@ def built(case: Case, data_path: Path, _built: dict[str, Built]) -> Iterator[Bui
 
 def check_gradients(model: Any, loss: torch.Tensor, may_be_zero: dict[str, str] | None) -> None:
     """Finite everywhere; with `may_be_zero` also not zero, but for the parameters named there."""
-    assert loss.dim() == 0
+    assert loss.numel() == 1
     assert bool(torch.isfinite(loss))
-    loss.backward()
+    loss.sum().backward()
     for name, weight in model.named_parameters():
         assert weight.grad is None or bool(torch.isfinite(weight.grad).all()), f"{name}: gradient is not finite"
         if may_be_zero is not None and not any(fnmatch(name, pattern) for pattern in may_be_zero):
@@ -100,7 +100,7 @@ def test_overfits(case: Case, built: Built) -> None:
         optimizer.zero_grad()
         loss_of(model, batch).backward()
         optimizer.step()
-        if step % 50 == 0:
+        if step % 25 == 0:
             found = came_first(model, batch)
             if found >= USERS - 3:
                 return
@@ -145,7 +145,7 @@ def test_stored(case: Case, built: Built, tmp_path: Path) -> None:
     before = scores_of(built.model, batch)
     write_checkpoint(path, Checkpoint(model_tensors(built.model), {}))
     other = built.again(11)
-    assert not torch.allclose(scores_of(other, batch), before, atol=TOLERANCE)
+    assert not torch.equal(scores_of(other, batch), before)
     load_model(other, read_checkpoint(path), path)
     assert torch.equal(scores_of(other, batch), before)
 
@@ -243,7 +243,7 @@ def test_every_model_and_every_exception_is_in_the_table() -> None:
         assert set(case.left_out) <= set(CONTRACTS)
         assert all(reason.strip() for reason in [*case.left_out.values(), *case.without_gradient.values()])
     sequential = {name for name in model_names()["RecBole"] if resolve_if_possible(name) is not None}
-    assert sequential >= {case.model for case in RECBOLE} | set(NOT_AT_ALL)
+    assert sequential == {case.model for case in RECBOLE} | set(NOT_AT_ALL)
 
 
 def resolve_if_possible(name: str) -> Any:
