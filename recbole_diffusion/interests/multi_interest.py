@@ -134,7 +134,7 @@ def select_interest(vectors: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """
     with torch.no_grad():
         index = torch.einsum("bkd,bd->bk", vectors, target.to(vectors.dtype)).argmax(1)
-    return index, vectors[torch.arange(len(index), device=index.device), index]
+    return index, vectors.gather(1, index[:, None, None].expand(-1, 1, vectors.shape[2])).squeeze(1)
 
 
 def label_attention(vectors: Tensor, target: Tensor, power: float, valid: Tensor | None = None) -> Tensor:
