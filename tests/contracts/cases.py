@@ -70,6 +70,31 @@ SETTINGS: dict[str, list[Case]] = {
         Case("DiffuRec", {"mask_mode": "key", "lambda_mean": 0.3, "lambda_std": 0.3}, label="key mask, strong noise"),
         Case("DiffuRec", {"approximator": "gru", "use_positions": True}, label="gru, positions"),
     ],
+    "DiffuRecSys": [
+        Case(
+            "DiffuRecSys",
+            {"n_layers": 2, "item_init_std": 0.1},
+            without_gradient={"denoiser.blocks.0.*": "stack: last_only uses the last block alone"},
+        ),
+        Case(
+            "DiffuRecSys",
+            {
+                "n_layers": 2,
+                "stack": "sequential",
+                "key_softmax": "standard",
+                "mask_mode": "key",
+                "lambda_mean": 0.3,
+                "lambda_std": 0.3,
+                "item_init_std": 0.1,
+            },
+            label="sequential, standard, key mask, strong noise",
+        ),
+        Case(
+            "DiffuRecSys",
+            {"cross_attention_queries": "history", "key_softmax": "seq", "item_init_std": 0.1},
+            label="history asks, seq",
+        ),
+    ],
     "DreamRec": [
         Case(
             "DreamRec",
