@@ -246,6 +246,18 @@ def test_every_model_and_every_exception_is_in_the_table() -> None:
     assert sequential == {case.model for case in RECBOLE} | set(NOT_AT_ALL)
 
 
+def test_the_page_has_the_table() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "contracts.md"
+    text = page.read_text(encoding="utf-8")
+    lines = [f"| {name} | {about} |" for name, about in [*CONTRACTS.items(), *NOT_AT_ALL.items()]]
+    for case in CASES:
+        lines += [f"| {case.name} | {contract} | {reason} |" for contract, reason in case.left_out.items()]
+        lines += [f"| {case.name} | gradient of `{name}` | {why} |" for name, why in case.without_gradient.items()]
+    for line in lines:
+        assert line in text.splitlines(), line
+    assert sum(line.startswith("| ") for line in text.splitlines()) == len(lines) + 3  # three headers
+
+
 def resolve_if_possible(name: str) -> Any:
     """RecBole's sequential model of that name; None for any other."""
     from recbole_diffusion.registry import _recbole_modules
