@@ -42,9 +42,9 @@ class KeysAndValues:
     """What one layer attends to.
 
     Attributes:
-        keys: (B, H, D / H, L) of the history.
+        keys: (B, H, D / H, L) of the history, already divided by sqrt(D / H).
         values: (B, H, L, D / H) of the history.
-        step_keys: (T, H, D / H) of the step token, None where there is none.
+        step_keys: (T, H, D / H) of the step token, divided too; None where there is none.
         step_values: (T, H, D / H), as the keys.
     """
 
@@ -86,6 +86,7 @@ class CrossAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"hidden_size {dim} is not a multiple of n_heads {heads}; change either key")
         self.heads = heads
+        self.scale = 1.0 / math.sqrt(dim // heads)
         self.probability = probability
         self.query = Linear(dim, dim)
         self.token = Linear(dim, 2 * dim, bias=False)
@@ -96,18 +97,19 @@ class CrossAttention(nn.Module):
     def project(self, tokens: Tensor, steps: Tensor | None) -> KeysAndValues:
         """Keys and values of the history (B, L, D) and of the step tokens (T, D)."""
         rows, length, _ = tokens.shape
-        projected = self.token(tokens.flatten(0, 1)).view(rows, length, 2, self.heads, -1)
-        keys, values = projected.unbind(2)
+        keys, values = self.token(tokens.flatten(0, 1)).view(rows, length, 2, self.heads, -1).unbind(2)
         step_keys = step_values = None
         if steps is not None:
             step_keys, step_values = self.token(steps).view(len(steps), 2, self.heads, -1).unbind(1)
-        return KeysAndValues(keys.permute(0, 2, 3, 1), values.transpose(1, 2), step_keys, step_values)
+            step_keys = step_keys * self.scale
+        # laid out as the products read them: otherwise every step would copy them
+        keys, values = (keys * self.scale).permute(0, 2, 3, 1).contiguous(), values.transpose(1, 2).contiguous()
+        return KeysAndValues(keys, values, step_keys, step_values)
 
     def forward(self, x: Tensor, t: Tensor, history: KeysAndValues, bias: Tensor) -> Tensor:
         """Attend from x (B Q, D) at slots t (B,) to the history, seen through bias (B, 1, Q, L): (B Q, D)."""
         rows, _, queries, _ = bias.shape
         query = self.query(x).view(rows, queries, self.heads, -1).transpose(1, 2)  # (B, H, Q, D / H)
-        query = query * (1.0 / math.sqrt(query.shape[-1]))
         scores = torch.matmul(query, history.keys) + bias  # (B, H, Q, L)
         if history.step_keys is None or history.step_values is None:
             weights = dropout(scores.softmax(-1), self.probability, self.training)
