@@ -301,7 +301,7 @@ def test_an_unknown_key_is_refused_wherever_it_stands(
         ("SASRec", "mask_ratio", "is read by BERT4Rec, S3Rec, not by SASRec"),
         ("SASRec", "num_layers", "not by SASRec; its nearest key is 'n_layers'"),
         ("SASRec", "embedding_size", "is read by .* and others, not by SASRec"),
-        ("SASRec", "num_steps", "is read by DiffuRec, not by SASRec"),
+        ("SASRec", "num_steps", "is read by .*DiffuRec.* and others, not by SASRec"),
         ("DiffuRec", "num_step", "did you mean 'num_steps'"),
         ("Pop", "loss_type", "not by Pop"),
     ],
