@@ -10,7 +10,8 @@ How K vectors g_1 .. g_K become one, which DimeRec does not say:
     attention  sum_k a_k g_k,  a = softmax((x_t + d_t) . g_k / sqrt(D))
 
 Nothing in a reverse chain but x_t changes between its steps. The first layer's product is therefore taken in three
-parts: that of the guidance once a user, that of the T step vectors once a chain, that of x_t in every step.
+parts: that of the guidance once a user, that of the T step vectors once a chain, that of x_t in every step. Each part
+has a weight of its own: a slice of one weight, whose rows do not touch, is multiplied far slower on a CPU.
 
 Shapes: B batch, K guidance vectors, D embedding, H width of the first layer's output, T steps.
 """
@@ -30,7 +31,7 @@ from torch.nn import functional
 from recbole_diffusion.diffusion.noise import NoiseSource
 from recbole_diffusion.diffusion.process import CLEAN
 from recbole_diffusion.diffusion.sphere import normalise
-from recbole_diffusion.linear import Linear, linear
+from recbole_diffusion.linear import Linear
 
 Fusion = Literal["flatten", "mean", "attention"]
 MLPActivation = Literal["gelu", "relu", "silu", "tanh"]
@@ -123,9 +124,14 @@ class MLPDenoiser(nn.Module):
         self.dim, self.num_steps, self.fusion, self.unit_output = dim, num_steps, fusion, unit_output
         self.activate = _ACTIVATIONS[activation]
         self.step_embedding = SineStepEmbedding(dim, num_steps)
-        self.widths = (dim, dim * (n_guidance if fusion == "flatten" else 1), dim)  # x_t, guidance, step
-        sizes = [sum(self.widths), *hidden_sizes, dim]
-        self.first = Linear(sizes[0], sizes[1])
+        guidance_width = dim * (n_guidance if fusion == "flatten" else 1)
+        sizes = [2 * dim + guidance_width, *hidden_sizes, dim]
+        self.of_x = Linear(dim, sizes[1], bias=False)
+        self.of_guidance = Linear(guidance_width, sizes[1], bias=False)
+        self.of_step = Linear(dim, sizes[1])
+        for layer in (self.of_x, self.of_guidance, self.of_step):  # as one linear layer of all three would start
+            nn.init.uniform_(layer.weight, -(sizes[0] ** -0.5), sizes[0] ** -0.5)
+        nn.init.uniform_(self.of_step.bias, -(sizes[0] ** -0.5), sizes[0] ** -0.5)
         self.rest = nn.ModuleList([Linear(a, b) for a, b in pairwise(sizes[1:])])
 
     def extra_repr(self) -> str:
@@ -137,36 +143,30 @@ class MLPDenoiser(nn.Module):
 
         In training, where a row has one step, the T step vectors are computed only if there are fewer than rows.
         """
-        _, guidance_weight, step_weight = self._first_weights()
         part = None
         if self.fusion != "attention":
             fused = guidance.mean(1) if self.fusion == "mean" else guidance.flatten(1)
-            part = linear(fused, guidance_weight)
+            part = self.of_guidance(fused)
         steps = step_part = None
         if not self.training or self.num_steps < len(guidance):
             steps = self.step_embedding()
-            step_part = linear(steps, step_weight, self.first.bias)
+            step_part = self.of_step(steps)
         return GuidanceCondition(guidance if self.fusion == "attention" else None, part, steps, step_part)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: GuidanceCondition, *, noise: NoiseSource) -> Tensor:
         """x_0_hat (B, D) from x_t (B, D) at slots t (B,), CLEAN allowed; nothing is drawn from ``noise``."""
-        x_weight, guidance_weight, step_weight = self._first_weights()
         if condition.steps is None or condition.step_part is None:
             steps = self.step_embedding(t)
-            step_part = linear(steps, step_weight, self.first.bias)
+            step_part = self.of_step(steps)
         else:
             steps, step_part = condition.steps[t - CLEAN], condition.step_part[t - CLEAN]
         part = condition.part
         if part is None:
-            part = linear(self._attend(x_t + steps, condition.vectors), guidance_weight)
-        x = linear(x_t, x_weight) + part + step_part
+            part = self.of_guidance(self._attend(x_t + steps, condition.vectors))
+        x = self.of_x(x_t) + part + step_part
         for layer in self.rest:
             x = layer(self.activate(x))
         return normalise(x) if self.unit_output else x
-
-    def _first_weights(self) -> tuple[Tensor, ...]:
-        """The first layer's weight by what it multiplies: x_t, guidance, step; each (H, its width)."""
-        return self.first.weight.split(self.widths, dim=1)
 
     def _attend(self, query: Tensor, vectors: Tensor | None) -> Tensor:
         """sum_k softmax_k(q . g_k / sqrt(D)) g_k (B, D) of queries (B, D) and vectors (B, K, D)."""

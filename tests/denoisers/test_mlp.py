@@ -26,7 +26,8 @@ def plain(model: MLPDenoiser, x_t: Tensor, t: Tensor, guidance: Tensor) -> Tenso
     else:
         scores = torch.einsum("bkd,bd->bk", guidance, x_t + step) / math.sqrt(DIM)
         fused = torch.einsum("bk,bkd->bd", scores.softmax(1), guidance)
-    x = functional.linear(torch.cat([x_t, fused, step], dim=1), model.first.weight, model.first.bias)
+    weight = torch.cat([model.of_x.weight, model.of_guidance.weight, model.of_step.weight], dim=1)
+    x = functional.linear(torch.cat([x_t, fused, step], dim=1), weight, model.of_step.bias)
     for layer in model.rest:
         x = layer(functional.gelu(x))
     return x / x.norm(dim=1, keepdim=True) if model.unit_output else x
@@ -86,6 +87,13 @@ def test_attention_sees_the_noised_target() -> None:
     steps = model.step_embedding()[3]
     attended = model._attend(50 * vectors[:, 1] - steps, vectors)
     torch.testing.assert_close(attended, vectors[:, 1], atol=2e-1, rtol=0)
+
+
+def test_it_starts_as_one_linear_layer() -> None:
+    model = MLPDenoiser(32, STEPS, n_guidance=4, hidden_sizes=[500])
+    bound = (6 * 32) ** -0.5
+    for weight in (model.of_x.weight, model.of_guidance.weight, model.of_step.weight, model.of_step.bias):
+        assert 0.95 * bound < float(weight.detach().abs().max()) <= bound
 
 
 def test_wrong_settings_are_named() -> None:

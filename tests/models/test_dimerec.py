@@ -81,8 +81,10 @@ def test_the_loss_is_algorithm_1() -> None:
         v = (epsilon[row] - (epsilon[row] @ x_0) * x_0) * (1 - alpha_bar[t[row]]).sqrt()
         x_t = v.norm().cos() * x_0 + v.norm().sin() * v / v.norm()
         step = model.denoiser.step_embedding(t[row : row + 1])[0]
-        hidden = functional.gelu(model.denoiser.first(torch.cat([x_t, g.flatten(), step])[None]))
-        x_0_hat = model.denoiser.rest[0](hidden)[0]
+        denoiser = model.denoiser
+        weight = torch.cat([denoiser.of_x.weight, denoiser.of_guidance.weight, denoiser.of_step.weight], dim=1)
+        hidden = functional.gelu(weight @ torch.cat([x_t, g.flatten(), step]) + denoiser.of_step.bias)
+        x_0_hat = denoiser.rest[0](hidden[None])[0]
         x_0_hat = x_0_hat / x_0_hat.norm()
         others = [i for i in negatives[row].tolist() if i not in history and i != TARGETS[row]]
         classes = table[[TARGETS[row], *others]]
@@ -149,7 +151,7 @@ def test_detach_switches(detach_target: bool, detach_guidance: bool) -> None:
     found = gradients(model)
     assert found["item_embedding.weight"] is not (detach_target and detach_guidance)
     assert found["extractor.hidden.weight"] is not detach_guidance
-    assert found["denoiser.first.weight"]
+    assert found["denoiser.of_x.weight"]
 
 
 def test_unit_items_bound_the_loss_below() -> None:
@@ -360,7 +362,7 @@ def test_the_smallest_batch_history_and_catalogue(guidance: str) -> None:
 def test_zero_item_vectors_do_no_harm() -> None:
     model = tiny(item_init_std=0.0)
     found = gradients(model)
-    assert found["denoiser.first.weight"] or found["denoiser.rest.0.bias"]
+    assert found["denoiser.of_x.weight"] or found["denoiser.rest.0.bias"]
 
 
 def test_reduced_precision() -> None:

@@ -65,9 +65,11 @@ def test_the_loss_by_hand(sizes: list[int]) -> None:
     x_0 = model.item_embedding(targets)
     x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * epsilon
     h = torch.where(dropped, model.no_condition, model.history_state(batch))
-    x = model.denoiser.first(torch.cat([x_t, h, model.denoiser.step_embedding(t)], dim=1))
+    denoiser = model.denoiser
+    weight = torch.cat([denoiser.of_x.weight, denoiser.of_guidance.weight, denoiser.of_step.weight], dim=1)
+    x = torch.cat([x_t, h, denoiser.step_embedding(t)], dim=1) @ weight.T + denoiser.of_step.bias
     if sizes:
-        x = model.denoiser.rest[0](functional.gelu(x))
+        x = denoiser.rest[0](functional.gelu(x))
     torch.testing.assert_close(loss, (x - x_0).square().mean())
 
 
