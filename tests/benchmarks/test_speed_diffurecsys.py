@@ -15,6 +15,9 @@ from reference_diffurecsys import DiffuRecSysSizes, ReferenceDiffuRecSys
 from speed_diffurec import main
 from speed_diffurecsys import DIFFURECSYS
 
+from recbole_diffusion.denoisers.efficient_attention import PaddedCondition
+from recbole_diffusion.diffusion.noise import GlobalNoise
+
 N_ITEMS = 30
 
 
@@ -54,6 +57,51 @@ def test_ours_computes_what_the_yardstick_computes(stack: str, tmp_path: Path, d
     lengths = {len(history) for history in rows.histories}
     assert (min(lengths), max(lengths)) == (1, 7)  # a row without padding is among them
     assert worst(largest_differences(yardstick, ours, rows, seed=5)) <= TOLERANCE
+
+
+def test_training_draws_from_the_yardsticks_distribution(tmp_path: Path) -> None:
+    """With dropout on: mean and deviation of x_0_hat over many draws; one dropout for all padding would show."""
+    sizes = DiffuRecSysSizes(N_ITEMS + 1, hidden_size=16, n_layers=1, n_heads=4, max_length=20, num_steps=5)
+    torch.manual_seed(0)
+    yardstick = Yardstick(sizes, torch.device("cpu"), ReferenceDiffuRecSys)
+    ours = Ours(
+        sizes,
+        yardstick.device,
+        data_path=str(tmp_path),
+        dataset="small",
+        overrides={},
+        model="DiffuRecSys",
+        padding_token=False,
+    )
+    copy_weights(yardstick.model, ours.model, DIFFURECSYS.block_parts, DIFFURECSYS.block_joined)
+    yardstick.model.train()
+    ours.model.train()
+    draws, items = 500, torch.tensor([[3, 7, 4, 9, 11, 2, 15, 8]])
+    history = torch.nn.functional.pad(items, (12, 0)).repeat(draws, 1)
+    x_t, t = torch.zeros(draws, 16), torch.zeros(draws, dtype=torch.long)
+
+    def one_draw(share_dropout: bool) -> torch.Tensor:
+        condition = ours.model.condition(items, torch.tensor([8]))
+        if share_dropout:
+            counts = condition.counts.sum(1, keepdim=True)
+            condition = PaddedCondition(condition.tokens, condition.layout, condition.padding[:1], counts)
+        return ours.model.denoiser(x_t[:1], t[:1], condition, noise=GlobalNoise())
+
+    with torch.no_grad():
+        vectors = yardstick.model.history_vectors(history)
+        expected = yardstick.model.denoised(vectors, (history > 0).float(), x_t, t)
+        got, shared = (torch.cat([one_draw(kind) for _ in range(draws)]) for kind in (False, True))
+
+    def off(drawn: torch.Tensor) -> tuple[float, float]:
+        """Difference of means in units of what sampling explains, and ratio of deviations."""
+        explained = (drawn.var(0) + expected.var(0)).mean().div(draws).sqrt()
+        means = (drawn.mean(0) - expected.mean(0)).square().mean().sqrt()
+        return float(means / explained), float(drawn.std(0).mean() / expected.std(0).mean())
+
+    assert off(got)[0] < 1.5
+    assert off(got)[1] == pytest.approx(1.0, abs=0.05)
+    assert off(shared)[0] > 1.5
+    assert off(shared)[1] > 1.1
 
 
 @pytest.mark.parametrize(
