@@ -38,9 +38,7 @@ def test_every_preset_is_of_a_model_and_a_whole_configuration(path: Path) -> Non
     assert {"metrics", "topk", "valid_metric"} <= set(values)
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         assert len(line) <= 200, f"{path.name}:{number}"
-        assert not line or line.startswith((" ", "#")) or "# (" in line, (
-            f"{path.name}:{number} says no type and no source"
-        )
+        assert not line or line.startswith((" ", "#")) or " #" in line, f"{path.name}:{number} names no source"
 
 
 def test_only_presets_set_the_protocol() -> None:
