@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import statistics
 import subprocess
@@ -209,9 +210,6 @@ def make_trainer(options: argparse.Namespace, task: Task, folder: Path) -> Any:
 
 def measure_side(options: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own: seconds, peak memory and metrics of one side."""
-    import logging
-
-    logging.disable(logging.WARNING)
     task = make_task(options.users, options.items, options.dimension, options.seed)
     loader = make_loader(task, options.batch_size)
     with tempfile.TemporaryDirectory() as folder:
@@ -332,6 +330,7 @@ def main() -> None:
     """The command line."""
     options = arguments()
     if options.side:
+        logging.disable(logging.WARNING)
         print(json.dumps(measure_side(options)))
         return
     try:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from recbole_diffusion.errors import UserError
@@ -178,7 +177,7 @@ def _native(value: Any) -> Any:
         return {key: _native(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_native(entry) for entry in value]
-    if isinstance(value, np.generic):
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:  # without importing numpy here
         return value.item()
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gzip
 import os
 import random
@@ -676,7 +677,10 @@ def test_ctrl_c_ends_the_program_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "log.csv.gz").write_bytes(gzip.compress(b"user,item,time\n" + rows.encode() * 10, 1))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "recbole_diffusion", "prepare", "--input=log.csv.gz", "--dataset=d"]
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a test run may ignore it
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
+    )
     for _ in range(3000):
         if (tmp_path / "dataset").exists():
             break
