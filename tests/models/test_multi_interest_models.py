@@ -346,3 +346,26 @@ def test_counts_are_read_only_where_they_are_needed() -> None:
         resolve_model("ComiRecSA").model_class(
             RunConfig("ComiRecSA", "tiny", (), {**TINY, "negative_sampler": "log_uniform"}), Items(51)
         )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("dataset", "length"), [("amazon-beauty", 20), ("gowalla", 40), ("amazon-books", 20)])
+def test_paper_settings(name: str, dataset: str, length: int) -> None:
+    config = RunConfig(name, dataset, (), {"preset": "paper"})
+    assert (config["protocol"], config["one_cut_per_user"], config["valid_metric"]) == (
+        "user_split_multi",
+        True,
+        "Recall@50",
+    )
+    assert (config["MAX_ITEM_LIST_LENGTH"], config["train_batch_size"], config["hidden_size"]) == (length, 128, 64)
+    assert (config["n_negatives"], config["stopping_step"]) == (10 * 128, 50)
+    if name in ROUTED:
+        assert config["routing_softmax"] == ("interest" if dataset == "amazon-books" else "item")
+    if name == "REMI":
+        assert (config["hardness"], config["routing_weight"]) == ({"amazon-books": 10.0}.get(dataset, 1.0), 100.0)
+    elif dataset == "amazon-books":  # ComiRec's own code
+        assert (config["negative_sampler"], config["log_q_correction"], config["remove_hits"]) == (
+            "log_uniform",
+            True,
+            True,
+        )
