@@ -679,7 +679,12 @@ def test_ctrl_c_ends_the_program_and_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "recbole_diffusion", "prepare", "--input=log.csv.gz", "--dataset=d"]
     heeding = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a test run may ignore it
     process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heeding
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heeding,  # noqa: PLW1509
     )
     for _ in range(3000):
         if (tmp_path / "dataset").exists():
