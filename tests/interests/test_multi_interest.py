@@ -128,3 +128,11 @@ def test_finite_in_bf16(batch: int) -> None:
     interests.vectors.float().sum().backward()
     assert items.grad is not None
     assert torch.isfinite(items.grad).all()
+
+
+def test_other_devices_compute_padding_too() -> None:
+    """Off the CPU nothing waits for the number of real items; torch's device without data shows that the shapes fit."""
+    extractor = SelfAttentiveInterests(D, K, L).to("meta")
+    interests = extractor(torch.empty(B, L, D, device="meta"), LENGTHS.to("meta"))
+    assert interests.vectors.shape == (B, K, D)
+    assert interests.weights.device.type == "meta"

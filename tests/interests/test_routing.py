@@ -210,3 +210,18 @@ def test_finite_in_bf16_and_at_zero(shared: bool, softmax: Softmax) -> None:
     interests.vectors.float().sum().backward()
     assert items.grad is not None
     assert torch.isfinite(items.grad).all()
+
+
+@pytest.mark.parametrize("softmax", BOTH)
+def test_nothing_stays_on_the_cpu(softmax: Softmax) -> None:
+    """torch's device without data refuses tensors that were made elsewhere."""
+    items, lengths = torch.empty(B, L, D, device="meta"), LENGTHS.to("meta")
+    extractors = (
+        DynamicRouting(D, K, L, softmax),
+        SharedRouting(D, K, L, softmax, adaptive=True, relu_layer=True),
+        SharedRouting(D, K, L, softmax, init="fixed"),
+    )
+    for extractor in extractors:
+        interests = extractor.to("meta")(items, lengths)
+        assert interests.vectors.shape == (B, K, D)
+        assert interests.weights.device.type == "meta"

@@ -129,3 +129,15 @@ def test_mistakes_are_named() -> None:
         LogUniformNegatives(4, COUNTS, per_row=True, unique=True)
     with pytest.raises(ValueError, match="catalogue's 7 items"):
         LogUniformNegatives(4, COUNTS)(TARGETS, 7)
+
+
+@pytest.mark.parametrize("name", sorted(NEGATIVE_SAMPLERS))
+def test_draws_lie_where_the_targets_lie(name: str) -> None:
+    sampler = build_negative_sampler(name, 3, item_counts=COUNTS)
+    if isinstance(sampler, torch.nn.Module):
+        sampler.to("meta")
+    negatives = sampler(TARGETS.to("meta"), 6)
+    assert negatives.ids.device.type == "meta"
+    assert negatives.log_q is not None
+    assert negatives.target_log_q is not None
+    assert (negatives.log_q.device.type, negatives.target_log_q.device.type) == ("meta", "meta")
