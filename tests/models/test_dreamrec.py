@@ -163,7 +163,10 @@ def test_it_overfits_a_few_rows() -> None:
         model.calculate_loss(batch).backward()
         optimizer.step()
     model.eval()
-    assert scores(like(model, denoiser_hidden_sizes=[64], guidance_scale=0.5)).argmax(1).tolist() == TARGETS
+    assert (
+        scores(like(model, denoiser_hidden_sizes=[64], guidance_scale=0.5, score="neg_sq_dist")).argmax(1).tolist()
+        == TARGETS
+    )
 
 
 @pytest.mark.parametrize(
