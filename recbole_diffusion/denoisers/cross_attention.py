@@ -12,8 +12,12 @@ the query, heads and widths are keys (docs/decisions/079-dmi-denoiser.md). Items
 become keys and values. These have no bias: a key's would cancel in the softmax, a value's is the output's.
 
 Many queries share one history: the Q noisy vectors of a row are its K interests (or the one that training selects),
-each with its own mask. `project` turns a history into keys and values once; every step of a reverse chain uses them
-again, and e_t's too, a table over the T steps.
+each with its own mask. Few queries ask many items, so keys and values are never formed; the products are taken in the
+other order, which is the same number (W_Q, W_K, W_V, W_O of each head h, and sums over heads):
+
+    (W_Q x + b) . (W_K c) = (W_K^T W_Q x + W_K^T b) . c        W_O sum_j a_j W_V c_j = (W_O W_V) sum_j a_j c_j
+
+The products of weights are taken once, in `prepare`, for one step of training or for a whole reverse chain.
 
 Shapes: B rows, Q queries a row, L history, D embedding, H heads, T steps.
 """
@@ -31,46 +35,46 @@ from recbole_diffusion.denoisers.dropout import dropout, residual_dropout
 from recbole_diffusion.denoisers.step_embedding import StepEmbedding
 from recbole_diffusion.denoisers.transformer import Activation, FeedForward
 from recbole_diffusion.diffusion.noise import NoiseSource
-from recbole_diffusion.linear import Linear
+from recbole_diffusion.linear import Linear, linear
 
 Norm = Literal["pre", "post"]
 StepInput = Literal["token", "add_to_query"]
 
 
 @dataclass(frozen=True)
-class KeysAndValues:
-    """What one layer attends to.
+class HeadMaps:
+    """The products of a layer's weights: what its heads ask of an item, and what they make of the answer.
 
     Attributes:
-        keys: (B, H, D / H, L) of the history, already divided by sqrt(D / H).
-        values: (B, H, L, D / H) of the history.
-        step_keys: (T, H, D / H) of the step token, divided too; None where there is none.
-        step_values: (T, H, D / H), as the keys.
+        question: (H D, D) W_K^T W_Q / sqrt(D / H) of each head.
+        question_bias: (H D,) W_K^T b / sqrt(D / H).
+        answer: (D, H D) W_O W_V of each head.
     """
 
-    keys: Tensor
-    values: Tensor
-    step_keys: Tensor | None
-    step_values: Tensor | None
+    question: Tensor
+    question_bias: Tensor
+    answer: Tensor
 
 
 @dataclass(frozen=True)
-class ProjectedHistory:
-    """A history ready to be attended to, in any number of steps.
+class AskedHistory:
+    """A history ready to be asked, in any number of steps.
 
     Attributes:
-        bias: (B, 1, Q, L) 0 where a query may look, minus infinity elsewhere.
-        layers: keys and values of each layer.
+        tokens: (B, L, D) its items.
+        bias: (B, Q H, L) 0 where a query may look, minus infinity elsewhere.
         steps: (T, D) the step embeddings.
+        layers: each layer's maps.
     """
 
+    tokens: Tensor
     bias: Tensor
-    layers: tuple[KeysAndValues, ...]
     steps: Tensor
+    layers: tuple[HeadMaps, ...]
 
 
 class CrossAttention(nn.Module):
-    """Multi-head scaled dot-product attention of queries to projected tokens and to the step token.
+    """Multi-head scaled dot-product attention of queries to the items of their row and to the step token.
 
     Args:
         dim: D.
@@ -86,41 +90,36 @@ class CrossAttention(nn.Module):
         if dim % heads:
             raise ValueError(f"hidden_size {dim} is not a multiple of n_heads {heads}; change either key")
         self.heads = heads
-        self.scale = 1.0 / math.sqrt(dim // heads)
         self.probability = probability
         self.query = Linear(dim, dim)
-        self.token = Linear(dim, 2 * dim, bias=False)
+        self.key = Linear(dim, dim, bias=False)
+        self.value = Linear(dim, dim, bias=False)
         self.output = Linear(dim, dim)
-        for weight in (self.query.weight, *self.token.weight.chunk(2), self.output.weight):
-            nn.init.xavier_normal_(weight)
+        for layer in (self.query, self.key, self.value, self.output):
+            nn.init.xavier_normal_(layer.weight)
 
-    def project(self, tokens: Tensor, steps: Tensor | None) -> KeysAndValues:
-        """Keys and values of the history (B, L, D) and of the step tokens (T, D)."""
-        rows, length, _ = tokens.shape
-        keys, values = self.token(tokens.flatten(0, 1)).view(rows, length, 2, self.heads, -1).unbind(2)
-        step_keys = step_values = None
-        if steps is not None:
-            step_keys, step_values = self.token(steps).view(len(steps), 2, self.heads, -1).unbind(1)
-            step_keys = step_keys * self.scale
-        # laid out as the products read them: otherwise every step would copy them
-        keys, values = (keys * self.scale).permute(0, 2, 3, 1).contiguous(), values.transpose(1, 2).contiguous()
-        return KeysAndValues(keys, values, step_keys, step_values)
+    def maps(self) -> HeadMaps:
+        """The products of the weights as they are now."""
+        dim = self.query.in_features
+        query, key, value = (layer.weight.view(self.heads, -1, dim) for layer in (self.query, self.key, self.value))
+        back = key.transpose(1, 2) * (1.0 / math.sqrt(dim // self.heads))  # (H, D, D / H)
+        bias = torch.bmm(back, self.query.bias.view(self.heads, -1, 1))
+        output = self.output.weight.view(dim, self.heads, -1).transpose(0, 1)  # (H, D, D / H)
+        answer = torch.bmm(output, value).transpose(0, 1)  # (D, H, D)
+        return HeadMaps(torch.bmm(back, query).flatten(0, 1), bias.flatten(), answer.flatten(1))
 
-    def forward(self, x: Tensor, t: Tensor, history: KeysAndValues, bias: Tensor) -> Tensor:
-        """Attend from x (B Q, D) at slots t (B,) to the history, seen through bias (B, 1, Q, L): (B Q, D)."""
-        rows, _, queries, _ = bias.shape
-        query = self.query(x).view(rows, queries, self.heads, -1).transpose(1, 2)  # (B, H, Q, D / H)
-        scores = torch.matmul(query, history.keys) + bias  # (B, H, Q, L)
-        if history.step_keys is None or history.step_values is None:
-            weights = dropout(scores.softmax(-1), self.probability, self.training)
-            mixed = torch.matmul(weights.to(history.values.dtype), history.values)
-        else:  # beside the history, not appended to it: its keys and values are not copied in every step
-            own = (query * history.step_keys[t][:, :, None]).sum(-1, keepdim=True)  # (B, H, Q, 1)
-            weights = torch.cat([scores, own.to(scores.dtype)], dim=-1).softmax(-1)
-            weights = dropout(weights, self.probability, self.training).to(history.values.dtype)
-            mixed = torch.matmul(weights[..., :-1], history.values)
-            mixed = mixed + weights[..., -1:] * history.step_values[t][:, :, None]
-        return self.output(mixed.transpose(1, 2).reshape(rows * queries, -1))
+    def forward(self, x: Tensor, history: AskedHistory, maps: HeadMaps, step: Tensor | None) -> Tensor:
+        """Attend from x (B Q, D) to the history, and to the step token (B, D) where there is one: (B Q, D)."""
+        tokens, bias = history.tokens, history.bias
+        question = linear(x, maps.question, maps.question_bias).view(len(tokens), bias.shape[1], -1)  # (B, Q H, D)
+        weights = torch.baddbmm(bias, question, tokens.transpose(1, 2))  # (B, Q H, L)
+        if step is not None:  # beside the items, not appended to them: they are not copied in every step
+            weights = torch.cat([weights, torch.bmm(question, step[:, :, None])], dim=-1)
+        weights = dropout(weights.softmax(-1), self.probability, self.training)
+        answer = torch.bmm(weights[..., : tokens.shape[1]], tokens)  # (B, Q H, D)
+        if step is not None:
+            answer = torch.baddbmm(answer, weights[..., -1:], step[:, None])
+        return linear(answer.view(len(x), -1), maps.answer, self.output.bias)
 
 
 class CrossAttentionBlock(nn.Module):
@@ -148,10 +147,10 @@ class CrossAttentionBlock(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, probability, activation)
 
-    def forward(self, x: Tensor, t: Tensor, history: KeysAndValues, bias: Tensor) -> Tensor:
-        """x (B Q, D) at slots t (B,) -> (B Q, D)."""
+    def forward(self, x: Tensor, history: AskedHistory, maps: HeadMaps, step: Tensor | None) -> Tensor:
+        """x (B Q, D) -> (B Q, D), as :meth:`CrossAttention.forward`."""
         before = self.norm == "pre"
-        attended = self.attention(self.attention_norm(x) if before else x, t, history, bias)
+        attended = self.attention(self.attention_norm(x) if before else x, history, maps, step)
         if self.query_residual:
             x = residual_dropout(x, attended.to(x.dtype), self.probability, self.training)
         else:
@@ -202,6 +201,7 @@ class CrossAttentionDenoiser(nn.Module):
         if layers < 1:
             raise ValueError(f"n_layers is {layers}; it must be 1 or more")
         self.step_input = step_input
+        self.heads = heads
         self.step_embedding = StepEmbedding(dim, num_steps, rescale=rescale_steps)
         self.blocks = nn.ModuleList(
             CrossAttentionBlock(dim, heads, probability, activation, norm, query_residual) for _ in range(layers)
@@ -209,7 +209,7 @@ class CrossAttentionDenoiser(nn.Module):
         self.final_norm = nn.LayerNorm(dim) if final_norm else nn.Identity()
         self.num_steps = num_steps
 
-    def project(self, tokens: Tensor, keep: Tensor) -> ProjectedHistory:
+    def prepare(self, tokens: Tensor, keep: Tensor) -> AskedHistory:
         """Everything that does not depend on x_t or t, for one step or a whole chain.
 
         Args:
@@ -217,16 +217,16 @@ class CrossAttentionDenoiser(nn.Module):
             keep: (B, Q, L) bool, the items that each query may look at, at least one of them.
         """
         steps = self.step_embedding(torch.arange(self.num_steps, device=tokens.device))
-        step_tokens = steps if self.step_input == "token" else None
-        layers = tuple(cast(CrossAttentionBlock, block).attention.project(tokens, step_tokens) for block in self.blocks)
-        bias = torch.zeros(keep.shape, device=keep.device).masked_fill(~keep, -torch.inf)[:, None]
-        return ProjectedHistory(bias, layers, steps)
+        bias = torch.zeros(keep.shape, device=keep.device).masked_fill_(~keep, -torch.inf)
+        layers = tuple(cast(CrossAttentionBlock, block).attention.maps() for block in self.blocks)
+        return AskedHistory(tokens, bias.repeat_interleave(self.heads, dim=1), steps, layers)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: ProjectedHistory, *, noise: NoiseSource) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: AskedHistory, *, noise: NoiseSource) -> Tensor:
         """Predict x_0 (B, Q, D) from x_t (B, Q, D) at slots t (B,); nothing is drawn from `noise`."""
+        step: Tensor | None = condition.steps[t]
         if self.step_input == "add_to_query":
-            x_t = x_t + condition.steps[t][:, None]
+            x_t, step = x_t + condition.steps[t][:, None], None
         x = x_t.flatten(0, 1)
-        for block, history in zip(self.blocks, condition.layers, strict=True):
-            x = block(x, t, history, condition.bias)
+        for block, maps in zip(self.blocks, condition.layers, strict=True):
+            x = block(x, condition, maps, step)
         return self.final_norm(x).view(x_t.shape)

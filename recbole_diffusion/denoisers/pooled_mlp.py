@@ -64,7 +64,7 @@ class PooledMLPDenoiser(nn.Module):
             nn.init.normal_(block.weight, std=math.sqrt(2.0 / (7 * dim)))
         nn.init.xavier_normal_(self.contract.weight)
 
-    def project(self, tokens: Tensor, keep: Tensor) -> PooledHistory:
+    def prepare(self, tokens: Tensor, keep: Tensor) -> PooledHistory:
         """Everything that does not depend on x_t or t, for one step or a whole chain.
 
         Args:

@@ -53,7 +53,7 @@ class InterestRefinement(nn.Module):
     """Diffusion over interests.
 
     Args:
-        denoiser: f, with `project(tokens (B, L, D), keep (B, Q, L))` and a call as every denoiser's.
+        denoiser: f, with `prepare(tokens (B, L, D), keep (B, Q, L))` and a call as every denoiser's.
         process: the forward process.
         sampler: the reverse chain.
         noise: what training noises interests with.
@@ -122,7 +122,7 @@ class InterestRefinement(nn.Module):
         x_t = self.process.sample(x_0, t, noise=self.noise).x_t
 
         def once(tokens: Tensor) -> Tensor:
-            condition = self.denoiser.project(tokens, keep)
+            condition = self.denoiser.prepare(tokens, keep)
             x_0_hat: Tensor = self.denoiser(x_t[:, None], t, condition, noise=self.noise)
             return x_0_hat[:, 0]
 
@@ -147,7 +147,7 @@ class InterestRefinement(nn.Module):
             (B, K, D) z.
         """
         vectors = interests.vectors
-        condition = self.denoiser.project(items, kept_items(interests.weights, lengths, self.keep_ratio))
+        condition = self.denoiser.prepare(items, kept_items(interests.weights, lengths, self.keep_ratio))
         last = torch.full((len(vectors),), self.process.num_steps - 1, device=vectors.device)
         start = self.process.sample(vectors, last, noise=noise if self.start_noise else ZeroNoise()).x_t
         return self.fuse(self.sampler(self.denoiser, start, condition, noise=noise), vectors)

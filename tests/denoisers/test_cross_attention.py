@@ -60,7 +60,7 @@ def written_out(model: CrossAttentionDenoiser, x: Tensor, t: int, tokens: Tensor
     for block in model.blocks:
         attention = block.attention
         query = attention.query(block.attention_norm(x)[None] if block.norm == "pre" else x[None])[0]
-        keys, values = (seen @ attention.token.weight.T).chunk(2, dim=1)
+        keys, values = seen @ attention.key.weight.T, seen @ attention.value.weight.T
         heads = []
         for head in range(H):
             part = slice(head * D // H, (head + 1) * D // H)
@@ -96,7 +96,7 @@ def test_every_query_is_equation_11_on_its_own_items(keywords: dict[str, Any]) -
     model = cross_attention(**keywords)
     x_t, t, tokens, keep = some_input()
     with torch.no_grad():
-        result = model(x_t, t, model.project(tokens, keep), noise=NO_NOISE)
+        result = model(x_t, t, model.prepare(tokens, keep), noise=NO_NOISE)
         for row in range(B):
             for query in range(Q):
                 alone = written_out(model, x_t[row, query], int(t[row]), tokens[row, keep[row, query]])
@@ -107,7 +107,7 @@ def test_mlp_sees_the_mean_of_the_kept_items() -> None:
     model = pooled()
     x_t, t, tokens, keep = some_input()
     with torch.no_grad():
-        result = model(x_t, t, model.project(tokens, keep), noise=NO_NOISE)
+        result = model(x_t, t, model.prepare(tokens, keep), noise=NO_NOISE)
         for row in range(B):
             for query in range(Q):
                 mean = tokens[row, keep[row, query]].mean(0)
@@ -123,7 +123,7 @@ def test_items_that_are_not_kept_reach_nothing(build: Any) -> None:
     model = build()
     x_t, t, tokens, keep = some_input()
     tokens.requires_grad_()
-    result = model(x_t, t, model.project(tokens, keep), noise=NO_NOISE)
+    result = model(x_t, t, model.prepare(tokens, keep), noise=NO_NOISE)
     (result[1, 2].square().sum()).backward()
     assert tokens.grad is not None
     moved = tokens.grad.abs().sum(-1) > 0
@@ -131,7 +131,7 @@ def test_items_that_are_not_kept_reach_nothing(build: Any) -> None:
     assert not moved[[0, 2]].any()
     other = torch.where(keep[:, 2, :, None], tokens.detach(), torch.tensor(1e6))
     with torch.no_grad():
-        again = model(x_t, t, model.project(other, keep), noise=NO_NOISE)
+        again = model(x_t, t, model.prepare(other, keep), noise=NO_NOISE)
     torch.testing.assert_close(again[:, 2], result[:, 2].detach(), rtol=1e-6, atol=1e-6)
 
 
@@ -141,8 +141,8 @@ def test_padding_changes_nothing(build: Any) -> None:
     x_t, t, tokens, keep = some_input()
     wider = functional.pad(tokens, (0, 0, 0, 5), value=3.0)
     with torch.no_grad():
-        short = model(x_t, t, model.project(tokens, keep), noise=NO_NOISE)
-        long = model(x_t, t, model.project(wider, functional.pad(keep, (0, 5))), noise=NO_NOISE)
+        short = model(x_t, t, model.prepare(tokens, keep), noise=NO_NOISE)
+        long = model(x_t, t, model.prepare(wider, functional.pad(keep, (0, 5))), noise=NO_NOISE)
     torch.testing.assert_close(long, short, rtol=1e-5, atol=1e-6)
 
 
@@ -151,7 +151,7 @@ def test_the_step_reaches_the_result(step_input: str) -> None:
     model = cross_attention(step_input=step_input)
     x_t, _, tokens, keep = some_input()
     with torch.no_grad():
-        prepared = model.project(tokens, keep)
+        prepared = model.prepare(tokens, keep)
         results = [model(x_t, torch.full((B,), t), prepared, noise=NO_NOISE) for t in range(T)]
     for other in results[1:]:
         assert (other - results[0]).abs().max() > 1e-3
@@ -168,7 +168,7 @@ def test_without_the_residual_of_the_query_it_cannot_be_copied() -> None:
             torch.nn.init.zeros_(block.feed_forward.contract.weight)
             torch.nn.init.zeros_(block.feed_forward.contract.bias)
         with torch.no_grad():
-            result = model(x_t, t, model.project(tokens, keep), noise=NO_NOISE)
+            result = model(x_t, t, model.prepare(tokens, keep), noise=NO_NOISE)
         assert torch.equal(result, x_t if copies else torch.zeros_like(x_t))
 
 
@@ -176,10 +176,10 @@ def test_without_the_residual_of_the_query_it_cannot_be_copied() -> None:
 def test_gradients_are_finite_at_zero_and_reach_every_parameter(norm: str) -> None:
     for model in (cross_attention(norm=norm, layers=2), pooled()):
         x_t, t, tokens, keep = some_input()
-        model(torch.zeros_like(x_t), t, model.project(tokens, keep), noise=NO_NOISE).square().sum().backward()
+        model(torch.zeros_like(x_t), t, model.prepare(tokens, keep), noise=NO_NOISE).square().sum().backward()
         assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
         model.zero_grad()
-        model(x_t, t, model.project(tokens, keep), noise=NO_NOISE).sin().sum().backward()
+        model(x_t, t, model.prepare(tokens, keep), noise=NO_NOISE).sin().sum().backward()
         without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
         assert without == []
 
@@ -189,7 +189,7 @@ def test_bf16_autocast_and_dropout() -> None:
         x_t, t, tokens, keep = some_input()
         model.train()
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            result = model(x_t, t, model.project(tokens, keep), noise=NO_NOISE)
+            result = model(x_t, t, model.prepare(tokens, keep), noise=NO_NOISE)
         assert bool(result.isfinite().all())
         result.float().square().sum().backward()
         assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters())

@@ -217,7 +217,7 @@ def test_terms_written_out() -> None:
         keep = torch.zeros(1, 1, 8, dtype=torch.bool)
         keep[0, 0, interests.weights[0, best].argsort(descending=True)[:2]] = True  # ceil(0.4 * 5)
         denoiser = model.refinement.denoiser
-        restored = denoiser(x_t[None, None], torch.tensor([4]), denoiser.project(items, keep), noise=ZeroNoise())[0, 0]
+        restored = denoiser(x_t[None, None], torch.tensor([4]), denoiser.prepare(items, keep), noise=ZeroNoise())[0, 0]
         z = 0.3 * restored + 0.7 * v
         logits = torch.cat([(z @ target)[None], model.item_embedding.weight[1:51] @ z])
     torch.testing.assert_close(terms["reconstruction"], 7.0 * (restored - v).norm(), rtol=1e-5, atol=1e-6)
@@ -277,7 +277,7 @@ def loop_over_interests(model: Any, batch: Any, noise: Callable[[int], Any]) -> 
         bar = float(process.schedule.tables["alpha_bar"][-1])
         x = bar**0.5 * v + (1 - bar) ** 0.5 * noise(k)
         for t in reversed(range(process.num_steps)):
-            condition = refinement.denoiser.project(items, kept)
+            condition = refinement.denoiser.prepare(items, kept)
             x_0 = refinement.denoiser(x[:, None], torch.full((len(v),), t), condition, noise=ZeroNoise())[:, 0]
             c1 = float(process.schedule.tables["posterior_mean_coef1"][t])
             c2 = float(process.schedule.tables["posterior_mean_coef2"][t])
@@ -301,12 +301,12 @@ def test_the_history_is_projected_once_a_chain() -> None:
     model = build(num_steps=6)
     calls: list[str] = []
     denoiser = model.refinement.denoiser
-    project, forward = denoiser.project, denoiser.forward
-    denoiser.project = lambda *arguments: calls.append("project") or project(*arguments)
+    prepare, forward = denoiser.prepare, denoiser.forward
+    denoiser.prepare = lambda *arguments: calls.append("prepare") or prepare(*arguments)
     denoiser.forward = lambda *arguments, **keywords: calls.append("step") or forward(*arguments, **keywords)
     with torch.no_grad():
         model.user_vectors(interaction(ROWS, TARGETS))
-    assert calls == ["project", *["step"] * 6]
+    assert calls == ["prepare", *["step"] * 6]
 
 
 def test_scores_are_the_best_of_the_interests() -> None:
@@ -369,7 +369,7 @@ def test_one_step_back_from_the_first_slot_is_the_denoisers_output() -> None:
         bar = refinement.process.schedule.alpha_bar[0]
         from recbole_diffusion.interests.pruning import kept_items
 
-        condition = refinement.denoiser.project(items, kept_items(interests.weights, batch["item_length"], 0.4))
+        condition = refinement.denoiser.prepare(items, kept_items(interests.weights, batch["item_length"], 0.4))
         t = torch.zeros(5, dtype=torch.long)
         expected = refinement.denoiser(bar.sqrt() * interests.vectors, t, condition, noise=ZeroNoise())
         torch.testing.assert_close(model.user_vectors(batch), expected, rtol=1e-6, atol=1e-6)
@@ -501,7 +501,7 @@ def test_a_users_own_schedule() -> None:
 class _Copies(torch.nn.Module):
     """Returns what it is given."""
 
-    def project(self, tokens: Tensor, keep: Tensor) -> None:
+    def prepare(self, tokens: Tensor, keep: Tensor) -> None:
         return None
 
     def forward(self, x_t: Tensor, t: Tensor, condition: None, *, noise: Any) -> Tensor:
