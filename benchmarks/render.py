@@ -30,6 +30,7 @@ from typing import Any
 from data_path_table import render_data_path
 from full_ranking_table import render_full_ranking
 from markdown_tables import number, signed, table
+from speed_multi_interest_table import render_speed_multi_interest
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -186,6 +187,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "data_path": render_data_path,
     "full_ranking": render_full_ranking,
     "speed_diffurec": render_speed,
+    "speed_multi_interest": render_speed_multi_interest,
     "speed_diffurecsys": render_speed,
 }
 
