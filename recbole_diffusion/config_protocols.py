@@ -25,6 +25,15 @@ KEYS_OF_PROTOCOL: dict[str, tuple[str, ...]] = {
 """The protocols, and the keys that each one reads beside eval_args.mode and filter_seen."""
 
 _SPLITTING_KEYS = ("split_ratio", "user_order", "split_seed", "split_time")  # decide who or what trains
+# Which interactions there are, and in what order: with another value a test target may be one that trained.
+_ORDERING_KEYS = (
+    "time_precision",
+    "TIME_FIELD",
+    "rm_dup_inter",
+    "val_interval",
+    "user_inter_num_interval",
+    "item_inter_num_interval",
+)
 
 OF_RECBOLE = ("leave_one_out", "eval_args")
 
@@ -84,6 +93,10 @@ def settle_protocol(
     if any(one != "full" for one in (mode.values() if isinstance(mode, Mapping) else [mode])):
         if protocol == "user_split_multi" or (protocol == "global_time" and values["time_target"] == "all"):
             raise refuse("eval_args", f"must have mode full: rows of protocol {protocol} have several targets")
+        several = {"user_split_next": ("eval_target", "all_positions"), "global_time": ("time_target", "successive")}
+        key, value = several.get(protocol, ("protocol", None))
+        if values[key] == value:
+            raise refuse(key, "needs eval_args.mode full: RecBole joins the rows of a user where items are sampled")
         if sequential and values["filter_seen"]:
             raise refuse("filter_seen", "needs eval_args.mode full: sampled items are ranked as they are drawn")
 
@@ -144,6 +157,7 @@ def refuse_other_training_rows(config: Any, stored: Mapping[str, Any], checkpoin
     else:
         keys = [key for key in _SPLITTING_KEYS if key in KEYS_OF_PROTOCOL[protocol]]
         pairs += [(key, trained[key], config[key]) for key in keys]
+    pairs += [(key, stored.get(key, config.default(key)), config[key]) for key in _ORDERING_KEYS]
     for key, own, now in pairs:
         if own != now:
             raise UserError(

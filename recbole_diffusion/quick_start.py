@@ -143,6 +143,8 @@ def evaluate(
         if overrides.get(name, values.get(name)) != values.get(name):
             raise UserError(f"{path} is of {name} {values.get(name)}, not {overrides[name]}; leave {name} out")
     _default_origin_keys(values, overrides)
+    if isinstance(overrides.get("eval_args"), Mapping):  # what is not given stays that of the run
+        overrides["eval_args"] = {**values.get("eval_args", {}), **overrides["eval_args"]}
     settings = RunConfig(values["model"], values["dataset"], (), overrides.over(_run_keys(values), str(path)))
     refuse_other_training_rows(settings, values, path)
     folder = RunFolder.create(Path(output), f"evaluate-{settings['model']}-{settings['dataset']}")
@@ -238,6 +240,7 @@ def _logged(
         raise UserError(f"topk asks for {max(config['topk'])} items, the data have {dataset.item_num - 1}; lower topk")
     init_seed(config["seed"], config["reproducibility"])
     model = _build_model(entry, config, train_data).to(device)
+    _warn_of_unseen_users(config, model, dataset)
     model_tensors(model)  # refuses, before it trains, a model that could not be stored
     trainer = trainer_type(config, model, folder, train_data, fingerprint)
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -316,6 +319,27 @@ def _build_model(entry: ModelEntry, config: RunConfig, train_data: Any) -> torch
         raise
     except ValueError as error:
         raise UserError(str(error)) from error
+    except KeyError as error:
+        if config["selected_features"] and error.args[0] in config["selected_features"]:
+            raise UserError(
+                f"{entry.name} needs the item features {config['selected_features']} (selected_features), but "
+                f"{error.args[0]!r} is not loaded; name it in load_col: {{item: [item_id, ...]}} or change the key"
+            ) from error
+        raise
+
+
+def _warn_of_unseen_users(config: RunConfig, model: torch.nn.Module, dataset: Any) -> None:
+    """A model with a vector for each user has learned none for the users that a split by users keeps apart."""
+    tables = (part for part in model.modules() if isinstance(part, torch.nn.Embedding))
+    if str(config["protocol"]).startswith("user_split") and any(
+        table.num_embeddings == dataset.user_num != dataset.item_num for table in tables
+    ):
+        logger.warning(
+            "%s has a vector for every user; protocol %s evaluates users that do not train, whose vectors stay as they "
+            "began",
+            config["model"],
+            config["protocol"],
+        )
 
 
 def _log_dataset(dataset: Any, train_data: Any, valid_data: Any, test_data: Any) -> None:

@@ -18,7 +18,7 @@ from recbole.data.dataset import KnowledgeBasedDataset, SequentialDataset
 from recbole.utils import FeatureType
 
 from recbole_diffusion.data.histories import Histories, Rows, Split, all_rows, group_by_user, smallest_integer_type
-from recbole_diffusion.data.history_length import needs_fixed_width
+from recbole_diffusion.data.history_length import needs_fixed_width, reads_examples
 from recbole_diffusion.data.prepared import PreparedData
 from recbole_diffusion.data.protocols import split_rows
 from recbole_diffusion.data.sequences import ExampleFields, ExampleRows
@@ -32,14 +32,25 @@ else:
     _Base = object
 
 
+_REPLACED = (
+    "data_augmentation",
+    "_change_feat_format",
+    "build",
+    "leave_one_out",
+    "split_by_ratio",
+    "time_based_split",
+    "_split_index_by_leave_one_out",
+    "_grouped_index",
+    "_calcu_split_ids",
+)  # methods of RecBole's that are not called here; a class with one of its own keeps RecBole's way
+
+
 def keeps_histories(base: Any) -> bool:
     """Whether a RecBole dataset class builds its examples as `SequentialDataset` does, which is what is replaced."""
     return (
         issubclass(base, SequentialDataset)
         and not issubclass(base, KnowledgeBasedDataset)
-        and base.data_augmentation is SequentialDataset.data_augmentation
-        and base._change_feat_format is SequentialDataset._change_feat_format
-        and base.build is SequentialDataset.build
+        and all(getattr(base, name) is getattr(SequentialDataset, name) for name in _REPLACED)
     )
 
 
@@ -60,14 +71,15 @@ class HistoryDataset(_Base):
 
     histories: Histories | None = None
     inter_feat: Any
+    _recbole_class: type
     time_precision: str
 
     @property
     def keeps_histories(self) -> bool:
         """Whether the examples are positions in histories; False where they are written out as RecBole does."""
-        return self.histories is not None or self._written_out_because() is None
+        return self.histories is not None or self.written_out_because() is None
 
-    def _written_out_because(self) -> str | None:
+    def written_out_because(self) -> str | None:
         """Why the examples are made RecBole's way; None where they are not."""
         if self.benchmark_filename_list is not None:
             return "benchmark_filename names files that are split already"
@@ -78,7 +90,7 @@ class HistoryDataset(_Base):
         return None
 
     def _from_scratch(self) -> None:
-        self._prepared = PreparedData(self.config, type(self).__name__)
+        self._prepared = PreparedData(self.config, cached=self._recbole_class is SequentialDataset)
         found = self._prepared.load()
         if found is None:
             with self._prepared.recording():
@@ -116,15 +128,19 @@ class HistoryDataset(_Base):
         self.inter_feat = frame = None
         self.histories = group_by_user(users, columns, self.user_num)
         self.inter_feat = self._view(self.histories, all_rows(self.histories))
-        if self.user_feat is None and self.item_feat is None:
+        if self.feat_name_list == ["inter_feat"]:
             self._prepared.store(self.histories, field_order, known)
 
     def _refuse_normalized_times(self) -> None:
-        normalized = bool(self.config["normalize_all"]) or self.time_field in (self.config["normalize_field"] or ())
-        if self.config["protocol"] == "global_time" and normalized:
+        config = self.config
+        normalized = bool(config["normalize_all"]) or self.time_field in (config["normalize_field"] or ())
+        numerical = self.time_field in (config["numerical_features"] or ())
+        by_time = config["protocol"] == "global_time" or "TS" in (config["eval_args"]["split"] or {})
+        if (config["protocol"] == "global_time" and normalized) or (by_time and numerical):
             raise UserError(
-                f"protocol: global_time splits at times as they are, but {self.time_field} is normalized; "
-                "take normalize_all or normalize_field back"
+                f"the split goes by times as they are, but {self.time_field} is "
+                f"{'in numerical_features' if numerical else 'normalized'}; take "
+                f"{'it out of numerical_features' if numerical else 'normalize_all or normalize_field back'}"
             )
 
     def _narrow(self, values: np.ndarray, kind: FeatureType) -> np.ndarray:
@@ -151,11 +167,7 @@ class HistoryDataset(_Base):
     def _change_feat_format(self) -> None:
         """Where RecBole writes every prefix out, keep the histories instead."""
         if self.histories is None:
-            reason = self._written_out_because()
-            if reason is not None:
-                if self.config["protocol"] not in (None, "leave_one_out", "eval_args"):
-                    raise UserError(f"protocol is {self.config['protocol']}, which cannot be had when {reason}")
-                logger.info("%s: every prefix of every history is written out: %s", self.dataset_name, reason)
+            if not self.keeps_histories:
                 super()._change_feat_format()
                 return
             self._keep_histories()
@@ -179,7 +191,10 @@ class HistoryDataset(_Base):
         split = self.split()
         self._drop_unused_col()
         self.histories = self.inter_feat.histories = self.inter_feat.histories.without_place()
-        return [self.copy(self.inter_feat.part(rows)) for rows in (split.train, split.valid, split.test)]
+        views = [self.inter_feat.part(rows) for rows in (split.train, split.valid, split.test)]
+        if reads_examples(self.config.model_class):
+            views[0] = self.inter_feat.part(split.train, keep=True)
+        return [self.copy(view) for view in views]
 
     def split(self) -> Split:
         """The rows of training, validation and test."""

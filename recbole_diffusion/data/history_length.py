@@ -30,3 +30,12 @@ def needs_fixed_width(model_class: type) -> bool:
     if own is not None:
         return own
     return not (model_class.__module__.startswith("recbole.") and model_class.__name__ in TRIMMED_RECBOLE_MODELS)
+
+
+def reads_examples(model_class: type) -> bool:
+    """Whether a model looks single examples up in ``dataset.inter_feat`` while it trains, as RecBole's FEARec does.
+
+    Its training examples are then written out when it first does, as RecBole holds them; gathering all of a column for
+    every look would take minutes a batch. A model of a user's own says so with the attribute ``reads_examples``.
+    """
+    return bool(getattr(model_class, "reads_examples", model_class.__name__ == "FEARec"))

@@ -41,7 +41,8 @@ class BatchPositions(torch.utils.data.Sampler[np.ndarray]):
     Args:
         size: number of rows.
         batch_size: rows a batch.
-        generator: what shuffles; None keeps the order.
+        generator: what draws.
+        shuffle: whether rows come in an order of chance; False keeps their order.
         lengths: (R,) length of each row's history, for batches of similar length.
         bucket_batches: how many batches' rows are sorted by length together; None sorts none.
         chosen: rows of an epoch, drawn from the generator; None takes all.
@@ -53,6 +54,7 @@ class BatchPositions(torch.utils.data.Sampler[np.ndarray]):
         batch_size: int,
         generator: torch.Generator | None = None,
         *,
+        shuffle: bool = True,
         lengths: np.ndarray | None = None,
         bucket_batches: int | None = None,
         chosen: Callable[[torch.Generator], np.ndarray] | None = None,
@@ -61,6 +63,7 @@ class BatchPositions(torch.utils.data.Sampler[np.ndarray]):
         self.size = size if chosen_size is None else chosen_size
         self.batch_size = batch_size
         self.generator = generator
+        self.shuffle = shuffle and generator is not None
         self.lengths = lengths
         self.bucket_batches = bucket_batches
         self.chosen = chosen
@@ -72,11 +75,10 @@ class BatchPositions(torch.utils.data.Sampler[np.ndarray]):
     def __iter__(self) -> Iterator[np.ndarray]:
         """The row numbers of each batch, (B,) int64."""
         generator = self.generator
-        if generator is None:
-            for begin in range(0, self.size, self.batch_size):
-                yield np.arange(begin, min(begin + self.batch_size, self.size))
+        rows = None if self.chosen is None or generator is None else self.chosen(generator)
+        if generator is None or not self.shuffle:
+            yield from self._cut(np.arange(self.size) if rows is None else rows)
             return
-        rows = None if self.chosen is None else self.chosen(generator)
         order = torch.randperm(self.size, generator=generator).numpy()
         if rows is not None:
             order = rows[order]
@@ -136,7 +138,7 @@ class HistoryLoader(AbstractDataLoader):
         )
 
     def _batches(self) -> BatchPositions:
-        return BatchPositions(self.sample_size, self.step, self.generator if self.shuffle else None)
+        return BatchPositions(self.sample_size, self.step, self.generator, shuffle=self.shuffle)
 
     def update_config(self, config: Any) -> None:
         """Refused: the batches are laid out when the loader is made.
@@ -154,6 +156,8 @@ class HistoryTrainLoader(TrainDataLoader, HistoryLoader):
         examples: ExampleRows = self._dataset.inter_feat
         bucket_batches = self.config["length_bucketing"]
         lengths = None
+        if bucket_batches is not None and not self.shuffle:
+            raise UserError("length_bucketing sorts shuffled rows, but shuffle is False; leave one of them out")
         if bucket_batches is not None:
             limit = examples.fields.limit
             lengths = history_spans(examples.histories, examples.rows.target, limit)[1].astype(np.int32)
@@ -179,7 +183,8 @@ class HistoryTrainLoader(TrainDataLoader, HistoryLoader):
         return BatchPositions(
             self.sample_size,
             self.step,
-            self.generator if self.shuffle else None,
+            self.generator,
+            shuffle=self.shuffle,
             lengths=lengths,
             bucket_batches=bucket_batches,
             chosen=chosen,
@@ -234,14 +239,40 @@ def prepare_loaders(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
         UserError: the protocol cannot be had with these settings or data.
     """
     if not (isinstance(dataset, HistoryDataset) and dataset.keeps_histories):
+        if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+            _refuse_keys_of_histories(config, dataset)
         return data_preparation(config, dataset)
     train, valid, test = built = dataset.build()
-    samplers = create_samplers(config, dataset, built)
+    modes = [config["eval_args"]["mode"][phase] for phase in ("valid", "test")]
+    samplers: tuple[Any, ...] = (None, None, None)
+    if config["train_neg_sample_args"]["distribution"] != "none" or modes != ["full", "full"]:
+        samplers = create_samplers(config, dataset, built)  # holds a Python set for every user
     loaders = [HistoryTrainLoader(config, train, samplers[0], shuffle=config["shuffle"])]
-    for phase, part, sampler in (("valid", valid, samplers[1]), ("test", test, samplers[2])):
-        if config["eval_args"]["mode"][phase] == "full":
+    for mode, part, sampler in zip(modes, (valid, test), samplers[1:], strict=True):
+        if mode == "full":
             loaders.append(HistoryEvalLoader(config, part, sampler, shuffle=False))
         else:  # RecBole joins batches of single users, so they must be equally wide
             part.inter_feat = part.inter_feat.part(part.inter_feat.rows, fixed_width=True)
             loaders.append(NegSampleEvalDataLoader(config, part, sampler, shuffle=False))
     return loaders[0], loaders[1], loaders[2]
+
+
+def _refuse_keys_of_histories(config: Any, dataset: Any) -> None:
+    """Refuse what RecBole's own way of making examples does not know; say in the log why it is taken.
+
+    Raises:
+        UserError: names the key.
+    """
+    reason = "its dataset class makes examples in a way of its own"
+    if isinstance(dataset, HistoryDataset):
+        reason = dataset.written_out_because() or reason
+    asked = {"filter_seen": False, "length_bucketing": None, "one_cut_per_user": False}
+    for key, off in asked.items():
+        if config[key] not in (None, off):
+            raise UserError(f"{key} is {config[key]}, which {config['model']} cannot have here: {reason}; leave it out")
+    if config["protocol"] not in (None, "leave_one_out", "eval_args"):
+        raise UserError(
+            f"protocol is {config['protocol']}, which {config['model']} cannot have here: {reason}; "
+            "set protocol: leave_one_out or eval_args"
+        )
+    logger.info("%s: every prefix of every history is written out: %s", config["dataset"], reason)

@@ -24,11 +24,13 @@ from recbole_diffusion.data.token_ids import TokenIds
 
 logger = logging.getLogger(__name__)
 
-PREPARED_VERSION = 1  # another number for every change in what reading, filters, ids or order make of a file
+PREPARED_VERSION = 2  # another number for every change in what reading, filters, ids or order make of a file
 
 # Keys of RecBole's datasets that only name or cut the columns of a batch.
 _OF_BATCHES = {"ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "MAX_ITEM_LIST_LENGTH", "NEG_PREFIX", "POSITION_FIELD"}
 _OTHER_KEYS = ("encoding", "time_precision", "eval_args", "protocol", "numerical_features", "discretization")
+_OTHER_FILES = ("benchmark_filename", "additional_feat_suffix", "preload_weight")  # keys that read further files
+_FOLDER = "{folder}"  # stands for the dataset's folder in kept messages
 _MAPS = ("field2type", "field2source", "field2seqlen", "field2bucketnum")
 
 
@@ -57,12 +59,12 @@ class PreparedData:
 
     Args:
         config: the configuration; without the key ``cache`` (RecBole's own Config) nothing is cached.
-        kind: name of the dataset class.
+        cached: whether anything is looked up or kept; False for a dataset class whose own code no key knows.
     """
 
-    def __init__(self, config: Any, kind: str) -> None:
+    def __init__(self, config: Any, *, cached: bool = True) -> None:
         self.config = config
-        self.kind = kind
+        self.cached = cached and bool(config["cache"]) and not any(config[key] for key in _OTHER_FILES)
         self.key: str | None = None
         self.folder = Path(config["cache_dir"]) if config["cache_dir"] else cache.default_folder()
         self.messages: list[tuple[int, str, str]] = []
@@ -71,17 +73,20 @@ class PreparedData:
 
     def load(self) -> Found | None:
         """The entry, mapped into memory; None where there is none, or none can be."""
-        if not self.config["cache"] or self.config["benchmark_filename"] is not None or not self.source.is_file():
+        if not self.cached or not self.source.is_file():
             return None
         show = bool(self.config["show_progress"])
-        self.state = self._state()
-        self.key = cache.cache_key([self.source], self._settings(), show_progress=show)
+        try:
+            self.state = self._state()
+            self.key = cache.cache_key([self.source], self._settings(), show_progress=show)
+        except OSError:  # reading it says what is wrong
+            return None
         entry = cache.load(self.folder, self.key, show_progress=show)
         if entry is None:
             return None
         logger.info("prepared data from the cache, %s", self.folder / self.key)
         for level, name, message in entry.facts["messages"]:
-            logging.getLogger(name).log(level, "%s", message)
+            logging.getLogger(name).log(level, "%s", message.replace(_FOLDER, str(self.source.parent)))
         columns = {name: entry.arrays[f"column/{name}"] for name in entry.facts["columns"]}
         histories = Histories(entry.arrays["offsets"], columns, entry.arrays["place"])
         tokens = {name: entry.arrays[f"tokens/{name}"] for name in entry.facts["tokens"]}
@@ -98,7 +103,6 @@ class PreparedData:
         beside = sorted(path.suffix for path in self.source.parent.glob(f"{self.source.stem}.*"))
         return {
             "version": PREPARED_VERSION,
-            "kind": self.kind,
             "files": beside,
             "keys": {key: self.config[key] for key in sorted(set(keys))},
         }
@@ -108,11 +112,20 @@ class PreparedData:
         """Remember what this package logs while the file is read."""
         handler = _Recorder(self.messages)
         package = logging.getLogger("recbole_diffusion")
+        shown, level = package.getEffectiveLevel(), package.level
+        others = [one for one in logging.getLogger().handlers if one.level < shown]
+        levels = [one.level for one in others]
         package.addHandler(handler)
+        package.setLevel(min(shown, logging.INFO))  # a later run may want to hear more than this one does
+        for one in others:
+            one.setLevel(shown)
         try:
             yield
         finally:
             package.removeHandler(handler)
+            package.setLevel(level)
+            for one, before in zip(others, levels, strict=True):
+                one.setLevel(before)
 
     @staticmethod
     def fields_of(dataset: Any) -> dict[str, Any]:
@@ -135,7 +148,10 @@ class PreparedData:
             "tokens": list(known["tokens"]),
             "field_order": field_order,
             "fields": fields,
-            "messages": self.messages,
+            "messages": [
+                (level, name, message.replace(str(self.source.parent), _FOLDER))
+                for level, name, message in self.messages
+            ],
         }
         cache.store(self.folder, self.key, arrays, facts, show_progress=bool(self.config["show_progress"]))
 

@@ -69,6 +69,16 @@ class _Columns(dict[str, Any]):
         """All columns, computed."""
         return [self[name] for name in self]
 
+    def copy(self) -> dict[str, Any]:
+        """All columns, computed, in a plain dict."""
+        return dict(self.items())
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Take a column away and return it, computed."""
+        value = self.get(name)
+        taken = super().pop(name, *default)
+        return taken if value is None else value
+
     def items(self) -> Any:
         """All names and columns, computed."""
         return [(name, self[name]) for name in self]
@@ -144,12 +154,12 @@ class ExampleRows(Interaction):
         tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=kind))
         return tensor if self.device is None else tensor.to(self.device)
 
-    def part(self, rows: Rows, *, fixed_width: bool | None = None) -> ExampleRows:
-        """Other rows of the same histories, with the same columns, computed anew each time they are read."""
+    def part(self, rows: Rows, *, fixed_width: bool | None = None, keep: bool = False) -> ExampleRows:
+        """Other rows of the same histories, with the same columns; without `keep` computed anew when they are read."""
         fields = self.fields
         if fixed_width is not None:
             fields = dataclasses.replace(fields, fixed_width=fixed_width)
-        return ExampleRows(self.histories, fields, rows, names=self.interaction, keep=False)
+        return ExampleRows(self.histories, fields, rows, names=self.interaction, keep=keep)
 
     def _changed(self, rows: Rows, change: Callable[[Tensor], Tensor], device: Any = None) -> ExampleRows:
         """A batch of `rows` with the same columns: those that are there changed, the others still to compute."""
@@ -229,8 +239,14 @@ class ExampleRows(Interaction):
         return self._changed(self.rows, torch.clone)
 
     def __reduce__(self) -> Any:
-        """Between processes goes a plain `Interaction`, every column computed."""
-        return Interaction, (dict(self.interaction.items()),)
+        """Between processes goes a batch as a plain `Interaction`, every column computed; a whole part as it is."""
+        if self.interaction.keep:
+            return Interaction, (dict(self.interaction.items()),)
+        return _whole_part, (self.histories, self.fields, self.rows, list(self.interaction))
+
+
+def _whole_part(histories: Histories, fields: ExampleFields, rows: Rows, names: list[str]) -> ExampleRows:
+    return ExampleRows(histories, fields, rows, names=names, keep=False)
 
 
 def _positions(index: Any, length: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from recbole_diffusion.data.history_length import TRIMMED_RECBOLE_MODELS, needs_
 from recbole_diffusion.data.loading import BatchPositions, HistoryEvalLoader, HistoryTrainLoader, prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.data.sequences import ExampleRows
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import resolve_model
 
 NO_DROPOUT = {
@@ -332,3 +333,82 @@ def build(configured: Callable[..., Any]) -> Callable[..., Any]:
 def test_recboles_own_config_suffices(small_data: Path, build: Callable[..., Any]) -> None:
     parts = build(small_data, "small").build()
     assert [len(part) for part in parts] == [365, 60, 60]
+
+
+# ------------------------------------------------------------------------------------------- what cannot be combined
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"protocol": "user_split_next"}, "protocol is user_split_next, which DIEN cannot have here"),
+        ({"filter_seen": True}, "filter_seen is True, which DIEN cannot have here"),
+        ({"length_bucketing": 4}, "length_bucketing is 4, which DIEN cannot have here"),
+    ],
+    ids=str,
+)
+def test_recboles_own_way_refuses_what_it_does_not_know(small_data: Path, keys: dict[str, Any], message: str) -> None:
+    ranking = {"eval_args": {"mode": {"valid": "full", "test": "full"}}, "metrics": ["Hit"], "valid_metric": "Hit@10"}
+    config = settings(small_data, "small", "DIEN", **ranking, **keys)
+    with pytest.raises(UserError, match=message):
+        prepare_loaders(config, checked_dataset(config.entry.dataset_class)(config))
+
+
+def test_a_split_of_a_users_own_is_kept(small_data: Path) -> None:
+    class LastThree(SequentialDataset):
+        """Leaves three out, in a way of its own."""
+
+        def leave_one_out(self, group_by: str, leave_one_mode: str) -> list[Any]:
+            parts = super().leave_one_out(group_by, leave_one_mode)
+            return [*parts[:2], parts[2].copy(parts[2].inter_feat[list(range(3))])]
+
+    config = settings(small_data, "small")
+    loaders = prepare_loaders(config, checked_dataset(LastThree)(config))
+    assert len(loaders[2]._dataset) == 3
+
+
+def test_one_cut_a_user_without_shuffle_draws_from_all_users(small_data: Path) -> None:
+    keys = {"protocol": "user_split_multi", "min_history": 1, "one_cut_per_user": True, "shuffle": False}
+    config = settings(small_data, "small", train_batch_size=16, **keys)
+    loader = prepare_loaders(config, checked_dataset(SequentialDataset)(config))[0]
+    epochs = [torch.cat([batch["user_id"] for batch in loader]).tolist() for _ in range(2)]
+    assert sorted(epochs[0]) == sorted({*epochs[0]})
+    assert len(epochs[0]) == len({*loader._dataset.inter_feat["user_id"].tolist()})
+    assert epochs[0] == epochs[1]  # the users in their order, each with another cut
+
+
+def test_length_bucketing_without_shuffle_is_refused(small_data: Path) -> None:
+    config = settings(small_data, "small", length_bucketing=4, shuffle=False)
+    with pytest.raises(UserError, match="length_bucketing sorts shuffled rows"):
+        prepare_loaders(config, checked_dataset(SequentialDataset)(config))
+
+
+def test_samplers_are_made_only_where_something_is_sampled(small_data: Path) -> None:
+    config = settings(small_data, "small")
+    assert all(
+        loader._sampler is None for loader in prepare_loaders(config, checked_dataset(SequentialDataset)(config))
+    )
+    pairwise = settings(small_data, "small", "FPMC")
+    loaders = prepare_loaders(pairwise, checked_dataset(SequentialDataset)(pairwise))
+    assert loaders[0]._sampler is not None
+
+
+def test_a_whole_part_travels_as_positions_and_a_batch_as_columns(small_data: Path) -> None:
+    import pickle
+
+    config = settings(small_data, "small")
+    part = prepare_loaders(config, checked_dataset(SequentialDataset)(config))[1]._dataset
+    there = pickle.loads(pickle.dumps(part))  # noqa: S301
+    assert isinstance(there.inter_feat, ExampleRows)
+    assert torch.equal(there.inter_feat["item_id_list"], part.inter_feat["item_id_list"])
+    assert len(pickle.dumps(part.inter_feat)) < 20_000
+
+
+def test_examples_that_a_model_looks_up_one_by_one_are_kept(small_data: Path) -> None:
+    config = settings(small_data, "small", "FEARec", MAX_ITEM_LIST_LENGTH=12)
+    train = prepare_loaders(config, checked_dataset(config.entry.dataset_class)(config))[0]._dataset
+    first = train.inter_feat["item_id_list"]
+    assert train.inter_feat["item_id_list"] is first
+    other = settings(small_data, "small")
+    train = prepare_loaders(other, checked_dataset(SequentialDataset)(other))[0]._dataset
+    assert train.inter_feat["item_id_list"] is not train.inter_feat["item_id_list"]

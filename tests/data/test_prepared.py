@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recbole.data.dataset import SequentialDataset
 from small_tables import small_rows, table
 
 from recbole_diffusion.config import RunConfig
@@ -165,6 +166,63 @@ def test_recboles_own_config_caches_nothing(toy: Path) -> None:
         def __missing__(self, key: str) -> None:
             return None
 
-    prepared = PreparedData(Settings(data_path=str(toy / "toy"), dataset="toy"), "SequentialDataset")
+    prepared = PreparedData(Settings(data_path=str(toy / "toy"), dataset="toy"))
     assert prepared.load() is None
     assert prepared.key is None
+
+
+def test_a_dataset_class_with_code_of_its_own_is_read_each_time(toy: Path) -> None:
+    class Halved(SequentialDataset):
+        """Keeps the first half of the interactions."""
+
+        def _data_filtering(self) -> None:
+            super()._data_filtering()
+            self.inter_feat = self.inter_feat.iloc[: len(self.inter_feat) // 2].reset_index(drop=True)
+
+    config = made(toy).config
+    for _ in range(2):
+        dataset = checked_dataset(Halved)(config)
+        dataset.build()
+        assert len(dataset.histories) == 32
+        assert not from_cache(dataset)
+    assert entries(toy) == []
+
+
+def test_further_files_are_not_cached(toy: Path) -> None:
+    (toy / "toy" / "toy.emb").write_text("emb_id:token\temb:float_seq\ni0\t0.1 0.2\ni1\t0.3 0.4\n", encoding="utf-8")
+    keys = {
+        "additional_feat_suffix": ["emb"],
+        "load_col": {**LOAD, "emb": ["emb_id", "emb"]},
+        "alias_of_item_id": ["emb_id"],
+        "preload_weight": {"emb_id": "emb"},
+    }
+    for _ in range(2):
+        dataset, _ = built(toy, **keys)
+        assert dataset.get_preload_weight("emb_id").shape[1] == 2
+    assert entries(toy) == []
+
+
+def test_what_the_first_run_did_not_show_a_later_one_says(toy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keys = {"val_interval": {"timestamp": "(-inf,1500)"}}
+    caplog.set_level(logging.WARNING, "recbole_diffusion")
+    built(toy, **keys)
+    assert "filters keep" not in caplog.text
+    caplog.set_level(logging.INFO, "recbole_diffusion")
+    dataset, _ = built(toy, **keys)
+    assert from_cache(dataset)
+    assert "filters keep" in caplog.text
+
+
+def test_messages_name_the_folder_of_the_day(toy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = toy / "toy" / "toy.inter"
+    file.write_text(file.read_text(encoding="utf-8").replace("i3\t", " i3\t", 1), encoding="utf-8")
+    built(toy)
+    assert str(toy / "toy") in caplog.text
+    moved = tmp_path / "elsewhere"
+    (moved / "toy").mkdir(parents=True)
+    file.rename(moved / "toy" / "toy.inter")
+    caplog.clear()
+    dataset, _ = built(moved, cache_dir=str(toy / "cache"))
+    assert from_cache(dataset)
+    assert str(moved / "toy") in caplog.text
+    assert str(toy / "toy") not in caplog.text
