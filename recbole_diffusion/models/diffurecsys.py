@@ -161,13 +161,9 @@ class DiffuRecSys(DiffusionRecommender):
         )
         if self.options.mask_mode == "key":
             return PaddedCondition(items.tokens, items.layout, None, None)
+        norm = self.history_norm
         return share_padding(
-            items,
-            item_seq_len,
-            self.item_embedding,
-            self.history_norm,
-            dropout_prob=probability,
-            padded_length=length,
+            items, item_seq_len, self.item_embedding, norm, dropout_prob=probability, padded_length=length
         )
 
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:
