@@ -21,7 +21,6 @@ Shapes: B rows, K interests, L history, D embedding, V items, T steps.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,8 +45,6 @@ from recbole_diffusion.models.base import DiffusionRecommender, Score, named_par
 from recbole_diffusion.models.interest_refinement import DetachCondition, InterestRefinement, Reconstruction
 from recbole_diffusion.models.item_counts import training_item_counts
 from recbole_diffusion.models.item_table import item_table
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -170,11 +167,6 @@ def _refinement(o: DMIOptions) -> InterestRefinement:
     )
 
 
-def taken(weights: Tensor, index: Tensor) -> Tensor:
-    """Weights (B, L) of interest `index` (B,) of each row, out of (B, K, L)."""
-    return weights[torch.arange(len(index), device=index.device), index]
-
-
 class DMI(DiffusionRecommender):
     """DMI as a RecBole `SequentialRecommender`."""
 
@@ -203,30 +195,31 @@ class DMI(DiffusionRecommender):
         )
         self.refinement = _refinement(o) if o.diffusion else None
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
-        self._restored: tuple[Tensor, int] = (torch.zeros(()), 0)  # sums and rows of training since the last report
 
     def interests(self, interaction: Interaction) -> tuple[Tensor, Interests]:
         """Embedded histories (B, L, D) and the base's interests of them."""
         items = self.item_embedding(interaction[self.ITEM_SEQ])
         return items, self.extractor(items, interaction[self.ITEM_SEQ_LEN])
 
+    def selected(self, interaction: Interaction, interests: Interests) -> tuple[Tensor, Tensor]:
+        """The interest that each row's target picks (Eq. 14), (B, D), and its weights over the items, (B, L)."""
+        index, vector = select_interest(interests.vectors, self.item_embedding(interaction[self.POS_ITEM_ID]))
+        return vector, interests.weights[torch.arange(len(index), device=index.device), index]
+
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:
         """Ranking by the refined interest, its reconstruction, the base's routing regulariser (Eq. 16, 18, 19)."""
         o: DMIOptions = self.options
-        targets = interaction[self.POS_ITEM_ID]
+        targets, lengths = interaction[self.POS_ITEM_ID], interaction[self.ITEM_SEQ_LEN]
         items, interests = self.interests(interaction)
-        index, user = select_interest(interests.vectors, self.item_embedding(targets))
-        lengths = interaction[self.ITEM_SEQ_LEN]
+        user, weights = self.selected(interaction, interests)
         refined: dict[str, Tensor] = {}
-        weight: Tensor | float = 1.0
+        share: Tensor | float = 1.0
         if self.refinement is not None:
-            t, weight = self.step_sampler.sample(len(targets), device=targets.device)
-            user, found = self.refinement.restore(user, taken(interests.weights, index), items, lengths, t)
+            t, share = self.step_sampler.sample(len(targets), device=targets.device)  # z depends on t, so both terms do
+            user, found = self.refinement.restore(user, weights, items, lengths, t)
             self.step_sampler.update(t, found.restored.detach())
-            refined["reconstruction"] = o.reconstruction_weight * (found.restored * weight).mean()
-            if self.training:
-                self._record(found)
-        terms = {"ranking": (self.objective(user, self.item_embedding.weight, targets) * weight).mean()}
+            refined["reconstruction"] = o.reconstruction_weight * (found.restored * share).mean()
+        terms = {"ranking": (self.objective(user, self.item_embedding.weight, targets) * share).mean()}
         if o.base == "remi" and o.routing_weight:
             over_items = o.routing_centre == "items"
             terms["routing"] = o.routing_weight * routing_regulariser(
@@ -258,24 +251,5 @@ class DMI(DiffusionRecommender):
         if self.refinement is None:
             raise ValueError("diffusion is False: there is no reconstruction to measure")
         items, interests = self.interests(interaction)
-        index, user = select_interest(interests.vectors, self.item_embedding(interaction[self.POS_ITEM_ID]))
-        return self.refinement.restore(user, taken(interests.weights, index), items, interaction[self.ITEM_SEQ_LEN], t)[
-            1
-        ]
-
-    def _record(self, found: Reconstruction) -> None:
-        sums, rows = self._restored
-        self._restored = (
-            sums + torch.stack([found.restored.detach().sum(), found.copied.sum()]),
-            rows + len(found.copied),
-        )
-
-    def train(self, mode: bool = True) -> DMI:
-        """As every module's; where training pauses, log how well interests were restored, beside copying them."""
-        sums, rows = self._restored
-        if not mode and rows:
-            restored, copied = (sums / rows).tolist()
-            logger.info("noised interests are restored with an error of %.4f; left as they are: %.4f", restored, copied)
-            self._restored = (torch.zeros(()), 0)
-        super().train(mode)
-        return self
+        lengths = interaction[self.ITEM_SEQ_LEN]
+        return self.refinement.restore(*self.selected(interaction, interests), items, lengths, t)[1]

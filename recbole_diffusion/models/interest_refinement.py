@@ -18,6 +18,7 @@ Shapes: B rows, K interests, L history, D embedding, T steps.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ from recbole_diffusion.diffusion.sampler import Sampler
 from recbole_diffusion.interests.multi_interest import Interests
 from recbole_diffusion.interests.pruning import kept_items
 from recbole_diffusion.losses.reconstruction import ReconstructionLoss, reconstruction_distance
+
+logger = logging.getLogger(__name__)
 
 DetachCondition = Literal["always", "reconstruction", "never"]
 
@@ -51,6 +54,8 @@ class Reconstruction:
 
 class InterestRefinement(nn.Module):
     """Diffusion over interests.
+
+    Where training pauses to validate, the mean reconstruction since then is logged beside that of copying.
 
     Args:
         denoiser: f, with `prepare(tokens (B, L, D), keep (B, Q, L))` and a call as every denoiser's.
@@ -97,6 +102,7 @@ class InterestRefinement(nn.Module):
         self.detach_condition = detach_condition
         self.distance: ReconstructionLoss = distance
         self.start_noise = start_noise
+        self._seen: tuple[Tensor, int] = (torch.zeros(()), 0)  # sums and rows of training since the last report
 
     def fuse(self, restored: Tensor, interest: Tensor) -> Tensor:
         """Eq. 13, of two (..., D)."""
@@ -132,6 +138,9 @@ class InterestRefinement(nn.Module):
         with torch.no_grad():
             copied = reconstruction_distance(x_t, x_0, self.distance)
         found = Reconstruction(reconstruction_distance(restored, x_0, self.distance), copied)
+        if self.training:
+            sums = torch.stack([found.restored.detach().sum(), copied.sum()])
+            self._seen = (self._seen[0] + sums, self._seen[1] + len(copied))
         return self.fuse(ranked, interest), found
 
     def chain(self, interests: Interests, items: Tensor, lengths: Tensor, *, noise: NoiseSource) -> Tensor:
@@ -151,3 +160,13 @@ class InterestRefinement(nn.Module):
         last = torch.full((len(vectors),), self.process.num_steps - 1, device=vectors.device)
         start = self.process.sample(vectors, last, noise=noise if self.start_noise else ZeroNoise()).x_t
         return self.fuse(self.sampler(self.denoiser, start, condition, noise=noise), vectors)
+
+    def train(self, mode: bool = True) -> InterestRefinement:
+        """As every module's, and the report."""
+        sums, rows = self._seen
+        if not mode and rows:
+            restored, copied = (sums / rows).tolist()
+            logger.info("noised interests are restored with an error of %.4f; left as they are: %.4f", restored, copied)
+            self._seen = (torch.zeros(()), 0)
+        super().train(mode)
+        return self

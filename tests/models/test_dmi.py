@@ -191,7 +191,7 @@ def test_hard_negatives_belong_to_remi() -> None:
     for base in ("remi", "comirec_sa"):
         for hardness in (0.0, 10.0):
             model = with_fixed_negatives(build(base=base, hardness=hardness, diffusion=False))
-            values[base, hardness] = float(model.losses(batch)["ranking"])
+            values[base, hardness] = float(model.losses(batch)["ranking"].detach())
     assert values["remi", 10.0] > values["remi", 0.0] + 0.01
     assert values["comirec_sa", 10.0] == values["comirec_sa", 0.0] == pytest.approx(values["remi", 0.0], rel=1e-6)
 
@@ -527,7 +527,7 @@ def test_copying_scores_what_the_noise_is_worth() -> None:
 
 def test_training_logs_the_reconstruction_beside_copying(caplog: pytest.LogCaptureFixture) -> None:
     model = build().train()
-    with caplog.at_level(logging.INFO, logger="recbole_diffusion.models.dmi"):
+    with caplog.at_level(logging.INFO, logger="recbole_diffusion.models.interest_refinement"):
         sums = torch.zeros(2)
         for seed in range(3):
             torch.manual_seed(seed)
