@@ -106,3 +106,46 @@ def test_a_split_that_the_data_cannot_have_is_one_line(small_data: Path, tmp_pat
     settings = {"protocol": "global_time", "split_time": ["2011-01-01", "2031-01-01"]}
     with pytest.raises(UserError, match=r"split_time .* leaves no training row; times run from 1300000000 to 13000590"):
         outcome(small_data, tmp_path, **settings)
+
+
+def test_a_checkpoint_keeps_its_interactions_and_its_split(small_data: Path, tmp_path: Path) -> None:
+    """Other interactions, or another order, could make a test target of what trained; another mode may be asked."""
+    split = {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}}}
+    trained = run("GRU4Rec", "small", {**QUICK, **split}, data_path=small_data, output=tmp_path)
+    for key, value in (("time_precision", "float32"), ("rm_dup_inter", "last"), ("item_inter_num_interval", "[2,inf)")):
+        with pytest.raises(UserError, match=f"{key}: .* differs from"):
+            evaluate(trained.folder, {key: value}, output=tmp_path)
+    sampled = {"mode": {"valid": "uni10", "test": "uni10"}}
+    result = evaluate(trained.folder, {"eval_args": sampled, "topk": [5]}, output=tmp_path)
+    facts = json.loads((result.folder / "result.json").read_text(encoding="utf-8"))
+    assert facts["protocol"]["eval_args"]["split"] == {"RS": [0.8, 0.1, 0.1]}
+    assert facts["protocol"]["eval_args"]["mode"] == sampled["mode"]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"protocol": "user_split_next", "eval_target": "all_positions"},
+        {"protocol": "global_time", "time_target": "successive"},
+    ],
+    ids=str,
+)
+def test_several_rows_of_a_user_need_full_ranking(small_data: Path, tmp_path: Path, keys: dict[str, Any]) -> None:
+    mode = {"eval_args": {"mode": {"valid": "uni10", "test": "uni10"}}}
+    with pytest.raises(UserError, match="RecBole joins the rows of a user where items are sampled"):
+        run("GRU4Rec", "small", {**QUICK, **keys, **mode}, data_path=small_data, output=tmp_path)
+
+
+def test_a_vector_for_each_user_is_warned_of_where_users_are_apart(small_data: Path, tmp_path: Path) -> None:
+    settings = {**QUICK, "protocol": "user_split_next", "split_ratio": [2, 1, 1]}
+    for model, warned in (("GRU4Rec", False), ("HGN", True)):
+        own = {key: value for key, value in settings.items() if key != "hidden_size" or model == "GRU4Rec"}
+        result = run(model, "small", own, data_path=small_data, output=tmp_path)
+        log = (result.folder / "run.log").read_text(encoding="utf-8")
+        assert ("has a vector for every user" in log) is warned
+
+
+def test_missing_item_features_are_one_line(small_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="SASRecF needs the item features"):
+        own = {key: value for key, value in QUICK.items() if key != "embedding_size"}
+        run("SASRecF", "small", {**own, "n_heads": 2}, data_path=small_data, output=tmp_path)
