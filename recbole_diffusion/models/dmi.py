@@ -10,7 +10,7 @@ that matter most to it (Eq. 7, 11, 12); the mixture of both ranks:
 
 sg stops gradients: the reconstruction loss trains the denoiser alone, the ranking loss L_S the denoiser and, through
 (1 - eta) v, the extractor. Inference (Algorithm 2) noises every interest to t = T and reverses T steps (Eq. 9, 10);
-an item scores by the best of the K mixtures (Eq. 20). The K chains are one: K queries over one projected history.
+an item scores by the best of the K mixtures (Eq. 20). The K chains are one: K queries over one history.
 
 There is no published code. What the paper leaves open is a key, docs/decisions/078 (schedule), 079 (denoiser) and 080
 (gradients, and whether the denoiser does more than copy). The ablations of Table 3: `diffusion: False` (-diff),

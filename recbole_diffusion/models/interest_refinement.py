@@ -144,7 +144,7 @@ class InterestRefinement(nn.Module):
         return self.fuse(ranked, interest), found
 
     def chain(self, interests: Interests, items: Tensor, lengths: Tensor, *, noise: NoiseSource) -> Tensor:
-        """Refine all interests (Algorithm 2, lines 3 to 9): K queries over one projected history, in one chain.
+        """Refine all interests (Algorithm 2, lines 3 to 9): K queries over one history, in one chain.
 
         Args:
             interests: vectors (B, K, D) and weights (B, K, L).
