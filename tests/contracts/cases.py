@@ -95,6 +95,19 @@ SETTINGS: dict[str, list[Case]] = {
             label="history asks, seq",
         ),
     ],
+    "DimeRec": [
+        Case("DimeRec"),
+        Case(
+            "DimeRec",
+            {"guidance": "sasrec", "walk_scale": "ddpm_project", "reverse_noise": "sqrt_posterior"},
+            label="sasrec, ddpm_project",
+        ),
+        Case(
+            "DimeRec",
+            {"guidance": "rule", "guidance_fusion": "attention", "walk_scale": "unit", "loss": "full_softmax"},
+            label="rule, attention, unit walk",
+        ),
+    ],
     "DreamRec": [
         Case(
             "DreamRec",
