@@ -116,6 +116,15 @@ def test_curves_of_alpha_bar_are_followed(name: str) -> None:
         assert table["betas"][-1] == 0.999
 
 
+def test_the_clipped_cosine_differs_from_the_cosine_at_its_ends_alone() -> None:
+    """DreamRec's code clips to 0.0001 and 0.9999: seen below at T = 2000, above wherever the cosine is cut."""
+    clipped, plain = (built(name, 2000).tables["betas"] for name in ("cosine_clipped", "cosine"))
+    assert clipped[0] == 1e-4 > plain[0] and clipped[-1] == 0.9999 > plain[-1] == 0.999
+    inside = (plain > 1e-4) & (plain < 0.999)
+    assert inside.sum() > 1900
+    np.testing.assert_allclose(clipped[inside], plain[inside], rtol=1e-9)
+
+
 def test_exp_samples_a_straight_line_of_rates() -> None:
     """-log(1 - beta_i) T = 0.1 + x_i 4.95 / T runs in a straight line from about 0.1 to about 10."""
     rate = -np.log1p(-built("exp", 400).tables["betas"]) * 400
