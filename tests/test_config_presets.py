@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recbole_diffusion import config_presets
+from recbole_diffusion import config_presets, evaluate, run
+from recbole_diffusion.command_line import main
 from recbole_diffusion.config import RunConfig
 from recbole_diffusion.config_files import read_yaml
 from recbole_diffusion.config_presets import datasets_with_preset, preset_file
@@ -147,3 +149,29 @@ def test_a_preset_that_is_not_there_is_one_line(model: str, dataset: str, preset
 
 def test_where_a_preset_lies() -> None:
     assert preset_file("paper", "DiffuRec", "ml-1m") == properties_directory() / "paper" / "DiffuRec.ml-1m.yaml"
+
+
+def test_a_run_records_its_preset_and_keeps_it(presets: Path, small_data: Path, tmp_path: Path) -> None:
+    text = "protocol: user_split_next\nMAX_ITEM_LIST_LENGTH: 5\n"
+    (presets / "SASRecCE.small.yaml").write_text(text, encoding="utf-8")
+    keys = {"epochs": 1, "hidden_size": 8, "use_gpu": False, "show_progress": False, "cache": False}
+    folder = run("SASRecCE", "small", keys, preset="paper", data_path=small_data, output=tmp_path / "runs").folder
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    assert result["preset"] == "paper"
+    assert result["protocol"]["protocol"] == "user_split_next"
+    assert read_yaml(folder / "config.yaml").values["preset"] == "paper"
+    with pytest.raises(UserError, match="'preset' cannot change in a resumed run"):
+        run(resume=folder, preset="other")
+    resumed = run(resume=folder, config={"epochs": 2}, preset="paper").folder
+    assert json.loads((resumed / "result.json").read_text(encoding="utf-8"))["preset"] == "paper"
+    with pytest.raises(UserError, match="is of preset paper, not other; leave preset out"):
+        evaluate(folder, {"preset": "other"})
+    again = evaluate(folder, data_path=small_data, output=tmp_path / "again").folder
+    assert json.loads((again / "result.json").read_text(encoding="utf-8"))["preset"] == "paper"
+    assert read_yaml(again / "config.yaml").values["MAX_ITEM_LIST_LENGTH"] == 5
+
+
+def test_help_of_a_model_names_its_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model=DiffuRec", "--help"]) == 0
+    line = "# --preset=paper for the datasets amazon-beauty, amazon-toys, ml-1m, ml-1m-full"
+    assert line in capsys.readouterr().out.splitlines()
