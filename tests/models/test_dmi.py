@@ -532,7 +532,7 @@ def test_training_logs_the_reconstruction_beside_copying(caplog: pytest.LogCaptu
         for seed in range(3):
             torch.manual_seed(seed)
             terms = model.losses(interaction(ROWS, TARGETS))
-            sums[0] += float(terms["reconstruction"]) / 5.0 / 3
+            sums[0] += float(terms["reconstruction"].detach()) / 5.0 / 3
         model.eval()
         model.eval()
     assert len(caplog.records) == 1
