@@ -38,6 +38,7 @@ from recbole_diffusion.config import RunConfig
 from recbole_diffusion.data.loading import prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.diffusion.sampler import ReverseSampler
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.ranking import rank_by_vectors
 from recbole_diffusion.models.base import EVALUATION_ROW, relevance
 from recbole_diffusion.models.dimerec import DimeRec
@@ -209,7 +210,10 @@ def main(arguments: list[str] | None = None) -> int:
     cutoffs, steps = (tuple(int(k) for k in text.split(",") if k) for text in (options.topk, options.steps))
     found = {}
     for run in options.runs:
-        model, loaders = trained(run, keys)
+        try:
+            model, loaders = trained(run, keys)
+        except UserError as error:
+            parser.error(str(error))
         found[run.name] = {"split": options.split, **parts(model, loaders[options.split], seeds, cutoffs, steps)}
     print(table(found))
     if options.json:
