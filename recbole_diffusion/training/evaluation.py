@@ -76,7 +76,9 @@ class RankingTrainer(Trainer):
         if load_best_model:
             self.load_best()
         self.model.eval()
-        eval_data.generator.manual_seed(self.config["seed"])  # it seeds workers: alike in a resumed run
+        generator = getattr(eval_data, "generator", None)  # it seeds workers, alike in a resumed run
+        if generator is not None:
+            generator.manual_seed(self.config["seed"])
         sampled = isinstance(eval_data, NegSampleEvalDataLoader)
         if not sampled and self.item_tensor is None:
             self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
