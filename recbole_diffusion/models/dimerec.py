@@ -21,112 +21,29 @@ Shapes: B rows, K guidance vectors, L history, D embedding, V items, T steps.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_diffusion.denoisers.mlp import Fusion, MLPActivation, MLPDenoiser
-from recbole_diffusion.diffusion.geodesic import GeodesicWalk, ReverseNoiseSpace, WalkScale
+from recbole_diffusion.denoisers.mlp import MLPDenoiser
+from recbole_diffusion.diffusion.geodesic import GeodesicWalk
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
-from recbole_diffusion.diffusion.process import CLEAN, GaussianProcess, ReverseNoise
-from recbole_diffusion.diffusion.sampler import EarlyResult, ReverseSampler
+from recbole_diffusion.diffusion.process import CLEAN, GaussianProcess
+from recbole_diffusion.diffusion.sampler import ReverseSampler
 from recbole_diffusion.diffusion.schedules import build_schedule
 from recbole_diffusion.diffusion.sphere import normalise
 from recbole_diffusion.diffusion.steps import build_step_sampler
-from recbole_diffusion.interests.guidance_extractors import (
-    Guidance,
-    Initialisation,
-    build_guidance_extractor,
-    guidance_count,
-)
+from recbole_diffusion.interests.guidance_extractors import build_guidance_extractor, guidance_count
 from recbole_diffusion.interests.history_encoder import HistoryEncoder
 from recbole_diffusion.interests.multi_interest import Interests, select_interest
-from recbole_diffusion.interests.routing import RoutingSoftmax
 from recbole_diffusion.losses.negatives import NegativeSampler, build_negative_sampler
-from recbole_diffusion.losses.objective import Loss
 from recbole_diffusion.losses.same_negatives import softmax_of_each, without_history
-from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
+from recbole_diffusion.models.base import DiffusionRecommender, named_part
+from recbole_diffusion.models.dimerec_options import DimeRecOptions
 from recbole_diffusion.models.item_counts import training_item_counts
 from recbole_diffusion.models.item_table import item_table
-
-
-@dataclass(frozen=True)
-class DimeRecOptions:
-    """DimeRec's own keys; properties/model/DimeRec.yaml holds the defaults and says what each means."""
-
-    hidden_size: int
-    item_init_std: float | Literal["xavier"] | None
-    guidance: Guidance
-    n_interests: int
-    use_positions: bool
-    bias: bool
-    routing_softmax: RoutingSoftmax
-    routing_iterations: int
-    initialisation: Initialisation
-    history_encoder: Literal["none", "sasrec"]
-    n_layers: int
-    n_heads: int
-    dropout_prob: float
-    guidance_weight: float
-    reconstruction_weight: float
-    ranking_weight: float
-    loss: Loss
-    negatives: Literal["per_row", "shared"]
-    negative_sampler: str
-    n_negatives: int
-    avoid_history: bool
-    remove_hits: bool
-    log_q_correction: bool
-    temperature: float
-    normalise_items: bool
-    normalise_prediction: bool
-    detach_target: bool
-    detach_guidance: bool
-    guidance_fusion: Fusion
-    denoiser_hidden_sizes: list[int]
-    hidden_act: MLPActivation
-    noise_space: Literal["sphere", "euclidean"]
-    num_steps: int
-    noise_schedule: str
-    beta_start: float | None
-    beta_end: float | None
-    noise: str
-    step_sampler: str
-    train_clean_step: bool
-    walk_scale: WalkScale
-    walk_angle: float
-    walk_project: bool
-    walk_renormalise: bool
-    normalise_prior: bool
-    reverse_steps: int | None
-    intermediate_steps: int | None
-    intermediate_result: EarlyResult
-    reverse_noise: ReverseNoise
-    reverse_noise_space: ReverseNoiseSpace
-    reverse_eta: float
-    rank_by: Literal["chain", "guidance"]
-    score: Score
-    n_eval_samples: int
-    eval_seed: int | None
-
-    def __post_init__(self) -> None:
-        """Refuse values that no network, loss or chain can have."""
-        if not 0.0 <= self.dropout_prob < 1.0:
-            raise ValueError(f"dropout_prob is {self.dropout_prob}; it must be at least 0 and less than 1")
-        for key in ("hidden_size", "n_interests", "num_steps", "n_negatives", "n_eval_samples"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be 1 or more")
-        weights = ("guidance_weight", "reconstruction_weight", "ranking_weight")
-        for key in weights:
-            if getattr(self, key) < 0.0:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be 0 or more")
-        if not any(getattr(self, key) for key in weights):
-            raise ValueError(f"{', '.join(weights)} are all 0; there is nothing to train, set one of them")
-        if self.temperature <= 0.0:
-            raise ValueError(f"temperature is {self.temperature}; it must be above 0")
 
 
 class DimeRec(DiffusionRecommender):

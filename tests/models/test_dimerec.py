@@ -16,7 +16,8 @@ from torch.nn import functional
 from recbole_diffusion.config import RunConfig
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.models.comirec_sa import ComiRecSA
-from recbole_diffusion.models.dimerec import DimeRec, DimeRecOptions
+from recbole_diffusion.models.dimerec import DimeRec
+from recbole_diffusion.models.dimerec_options import DimeRecOptions
 
 from .tiny import Items, interaction
 
