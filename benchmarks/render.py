@@ -35,8 +35,42 @@ from speed_multi_interest_table import render_speed_multi_interest
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PUBLISHED = HERE / "published"
-METRICS = ("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20")
-CURVES = ("HR@10", "NDCG@10")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the tables and curves of a protocol show.
+
+    Attributes:
+        protocol: in words.
+        metrics: columns of the table, in percent.
+        curves: validation metrics that are drawn.
+        chosen_by: validation metric of the table of efforts.
+    """
+
+    protocol: str
+    metrics: tuple[str, ...]
+    curves: tuple[str, str]
+    chosen_by: str
+
+
+PROTOCOLS = {
+    "leave_one_out": Columns(
+        "leave-one-out", ("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20"), ("HR@10", "NDCG@10"), "NDCG@10"
+    ),
+    "user_split_multi": Columns(
+        "users apart, the last fifth of a user's items asked for at once",
+        ("RECALL@20", "HR@20", "RECALL@50", "HR@50"),
+        ("RECALL@50", "HR@50"),
+        "RECALL@50",
+    ),
+    "user_split_next": Columns(
+        "users apart, one next item asked for",
+        ("HR@10", "HR@20", "HR@50", "NDCG@10", "NDCG@20", "NDCG@50"),
+        ("HR@50", "NDCG@50"),
+        "HR@50",
+    ),
+}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito, told apart by everyone
 RUN_FILES = ("result.json", "metrics.csv", "config.yaml")
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~])(?:/[\w.+-]+)+/([\w.+-]+)")  # of these only the last part is kept
@@ -211,6 +245,31 @@ class Run:
         """The dataset it ran on."""
         return str(self.facts["dataset"])
 
+    @property
+    def protocol(self) -> str:
+        """The word for which rows train and test."""
+        facts = self.facts.get("protocol")
+        word = facts.get("protocol", "leave_one_out") if isinstance(facts, Mapping) else facts or "leave_one_out"
+        return str(word)
+
+    @property
+    def columns(self) -> Columns:
+        """What is shown of it.
+
+        Raises:
+            RawFileError: its protocol has no table.
+        """
+        if self.protocol not in PROTOCOLS:
+            raise RawFileError(
+                f"run {self.name} has protocol {self.protocol}, which has no table; allowed: {', '.join(PROTOCOLS)}"
+            )
+        return PROTOCOLS[self.protocol]
+
+    @property
+    def table(self) -> str:
+        """Runs of one table share dataset and protocol."""
+        return self.dataset if self.protocol == "leave_one_out" else f"{self.dataset}_{self.protocol}"
+
     def test_metrics(self) -> dict[str, float]:
         """Test metrics in percent by their printed names; empty while a run is unfinished."""
         return in_percent(self.facts.get("test_result") or {})
@@ -277,25 +336,29 @@ def published_values() -> list[dict[str, Any]]:
     return [read_json(path) for path in sorted(PUBLISHED.glob("*.json"))]
 
 
-def render_quality(dataset: str, runs: Sequence[Run], published: Sequence[Mapping[str, Any]]) -> str:
-    """Table of the runs on one dataset beside the published figures."""
-    text = [f"# Quality on {dataset}: leave-one-out, full ranking, test metrics in percent\n"]
+def render_quality(name: str, runs: Sequence[Run], published: Sequence[Mapping[str, Any]]) -> str:
+    """Table of the runs on one dataset by one protocol beside the published figures."""
+    columns = runs[0].columns
+    text = [f"# Quality on {runs[0].dataset}: {columns.protocol}, full ranking, test metrics in percent\n"]
     rows: list[list[str]] = []
     targets = list(dict.fromkeys(run.compare_with for run in runs))
     for target in targets:
         members = [run for run in runs if run.compare_with == target]
         for run in members:
-            rows.append([run.label] + [number(run.test_metrics().get(name), 4) for name in METRICS])
+            rows.append([run.label] + [number(run.test_metrics().get(metric), 4) for metric in columns.metrics])
         for source in published:
-            printed = source["values"].get(dataset, {}).get(target)
+            printed = source["values"].get(name, {}).get(target)
             if printed is None:
                 continue
-            rows.append([f"{target} in the {source['short']}"] + [number(printed.get(name), 4) for name in METRICS])
+            rows.append(
+                [f"{target} in the {source['short']}"] + [number(printed.get(metric), 4) for metric in columns.metrics]
+            )
             for run in members:
                 got = run.test_metrics()
                 if got:
                     away = [
-                        got[name] - printed[name] if {name} <= got.keys() & printed.keys() else None for name in METRICS
+                        got[metric] - printed[metric] if {metric} <= got.keys() & printed.keys() else None
+                        for metric in columns.metrics
                     ]
                     rows.append([f"{run.label}: difference"] + [signed(value) for value in away])
     notes = [
@@ -303,20 +366,29 @@ def render_quality(dataset: str, runs: Sequence[Run], published: Sequence[Mappin
         for run in runs
         if not run.test_metrics()
     ]
-    text.append(table(["run", *METRICS], rows))
+    text.append(table(["run", *columns.metrics], rows))
     text += notes
     for source in published:
-        if any(target in source["values"].get(dataset, {}) for target in targets):
+        if any(target in source["values"].get(name, {}) for target in targets):
             text.append(f"{source['short']}: {source['source']} ({source['protocol']}).\n")
     text.append("## Best validation, and what it took\n")
     text.append(
         table(
-            ["run", "best validation NDCG@10", "at epoch", "epochs", "s per epoch", "device", "seed", "wall time, h"],
+            [
+                "run",
+                f"best validation {columns.chosen_by}",
+                "at epoch",
+                "epochs",
+                "s per epoch",
+                "device",
+                "seed",
+                "wall time, h",
+            ],
             [effort(run) for run in runs],
         )
     )
-    text.append(f"![Validation metrics by epoch](learning_curves_{dataset}.svg)\n")
-    text.append(f"The numbers behind the curves: [learning_curves_{dataset}.csv](learning_curves_{dataset}.csv).\n")
+    text.append(f"![Validation metrics by epoch](learning_curves_{name}.svg)\n")
+    text.append(f"The numbers behind the curves: [learning_curves_{name}.csv](learning_curves_{name}.csv).\n")
     text.append("## Commands\n")
     for run in runs:
         command = run.facts.get("command", "unfinished, see its configuration")
@@ -339,7 +411,8 @@ def code_of(run: Run) -> str:
 
 def effort(run: Run) -> list[str]:
     """One line of the second table."""
-    curve = [(metrics["NDCG@10"], -epoch) for epoch, metrics in run.validation_curve() if "NDCG@10" in metrics]
+    metric = run.columns.chosen_by
+    curve = [(metrics[metric], -epoch) for epoch, metrics in run.validation_curve() if metric in metrics]
     best, epoch = max(curve, default=(None, None))
     wall = run.facts.get("wall_seconds")
     return [
@@ -358,10 +431,11 @@ def curves_as_csv(runs: Sequence[Run]) -> str:
     """Validation metrics of all runs, one line an epoch and run, in percent."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["run", "epoch", *METRICS])
+    names = runs[0].columns.metrics
+    writer.writerow(["run", "epoch", *names])
     for run in runs:
         for epoch, metrics in run.validation_curve():
-            cells = [f"{metrics[name]:.4f}" if name in metrics else "" for name in METRICS]
+            cells = [f"{metrics[name]:.4f}" if name in metrics else "" for name in names]
             writer.writerow([run.name, epoch, *cells])
     return stream.getvalue()
 
@@ -382,8 +456,9 @@ def draw_curves(dataset: str, runs: Sequence[Run], mark: str, paths: Sequence[Pa
     from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context({"svg.hashsalt": dataset, "font.size": 10, "svg.fonttype": "path"}):
-        figure, panels = pyplot.subplots(1, len(CURVES), figsize=(5.2 * len(CURVES), 3.6), layout="constrained")
-        for panel, metric in zip(panels, CURVES):
+        shown = runs[0].columns.curves
+        figure, panels = pyplot.subplots(1, len(shown), figsize=(5.2 * len(shown), 3.6), layout="constrained")
+        for panel, metric in zip(panels, shown):
             for index, run in enumerate(runs):
                 points = [(epoch, row[metric]) for epoch, row in run.validation_curve() if metric in row]
                 if points:
@@ -423,7 +498,7 @@ def rendered_texts(results: Path) -> tuple[dict[Path, str], dict[str, list[Run]]
     runs: dict[str, list[Run]] = {}
     for folder in sorted(path for path in (results / "runs").glob("*") if path.is_dir()):
         run = read_run(folder)
-        runs.setdefault(run.dataset, []).append(run)
+        runs.setdefault(run.table, []).append(run)
     published = published_values()
     for dataset, members in runs.items():
         texts[results / f"quality_{dataset}.md"] = render_quality(dataset, members, published)

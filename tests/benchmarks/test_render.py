@@ -157,3 +157,30 @@ def test_printed_figures_match_the_paper_tables(shared: Path) -> None:
 
 def test_committed_results_are_what_their_raw_files_render() -> None:
     assert render.differences(render.RESULTS) == []
+
+
+def test_runs_by_another_protocol_have_a_table_of_their_own(results: Path, tmp_path: Path) -> None:
+    names = ("recall@20", "recall@50", "hit@20", "hit@50")
+    folder = make_run(tmp_path / "third", "REMI", 0.08)
+    lines = ["epoch,train_loss,train_seconds,valid_seconds," + ",".join(f"valid_{name}" for name in names)]
+    lines += ["1,1.5,10.0,2,0.01,0.02,0.03,0.04", "2,1.5,10.0,2,0.01,0.05,0.03,0.04"]
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    facts = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    facts.update(test_result=dict.fromkeys(names, 0.1), protocol={"protocol": "user_split_multi"})
+    (folder / "result.json").write_text(json.dumps(facts), encoding="utf-8")
+    render.add_run(folder, "third", {"label": "apart"}, results)
+    render.write(results)
+    text = (results / "quality_amazon-beauty_user_split_multi.md").read_text(encoding="utf-8")
+    assert cells(text.split("## Best")[0], "apart") == ["10.0000"] * 4
+    printed = [8.76, 15.37, 14.48, 23.69]
+    difference = cells(text, "apart: difference")
+    assert [float(cell) for cell in difference] == pytest.approx([10 - value for value in printed])
+    assert cells(text.split("## Best")[1], "apart")[:2] == ["5.0000", "2"]
+    other = (results / "quality_amazon-beauty.md").read_text(encoding="utf-8")
+    assert "apart" not in other
+
+
+def test_a_protocol_without_a_table_is_named(tmp_path: Path) -> None:
+    run = render.Run("odd", "odd", "odd", {"protocol": {"protocol": "global_time"}, "dataset": "x"}, [])
+    with pytest.raises(render.RawFileError, match="run odd has protocol global_time, which has no table"):
+        run.columns  # noqa: B018
