@@ -1,0 +1,28 @@
+"""Our figures in docs/models are those of the committed runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MULTI = ("recall@20", "hit@20", "recall@50", "hit@50")
+NEXT = ("hit@10", "ndcg@10", "hit@20", "ndcg@20", "hit@50", "ndcg@50")
+
+
+@pytest.mark.parametrize(
+    ("page", "row", "run", "metrics"),
+    [
+        ("DMI", "REMI, ours", "remi", MULTI),
+        ("DMI", "DMI, ours", "dmi", MULTI),
+        ("REMI", "ours", "remi", MULTI),
+        ("DimeRec", "ours", "dimerec", NEXT),
+    ],
+)
+def test_figures_are_those_of_the_run(page: str, row: str, run: str, metrics: tuple[str, ...]) -> None:
+    result = json.loads((ROOT / "benchmarks/results/runs" / run / "result.json").read_text(encoding="utf-8"))
+    figures = " | ".join(f"{result['test_result'][name]:.4f}".lstrip("0") for name in metrics)
+    text = (ROOT / "docs/models" / f"{page}.md").read_text(encoding="utf-8")
+    assert f"| {row} | {figures} |" in text
