@@ -19,10 +19,11 @@ NEXT = ("hit@10", "ndcg@10", "hit@20", "ndcg@20", "hit@50", "ndcg@50")
         ("DMI", "DMI, ours", "dmi", MULTI),
         ("REMI", "ours", "remi", MULTI),
         ("DimeRec", "ours", "dimerec", NEXT),
+        ("SASRecCE", "ours", "sasrecce", ("hit@10", "ndcg@10")),
     ],
 )
 def test_figures_are_those_of_the_run(page: str, row: str, run: str, metrics: tuple[str, ...]) -> None:
     result = json.loads((ROOT / "benchmarks/results/runs" / run / "result.json").read_text(encoding="utf-8"))
     figures = " | ".join(f"{result['test_result'][name]:.4f}".lstrip("0") for name in metrics)
     text = (ROOT / "docs/models" / f"{page}.md").read_text(encoding="utf-8")
-    assert f"| {row} | {figures} |" in text
+    assert f"| {row} | {figures} |" in text, figures
