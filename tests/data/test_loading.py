@@ -90,12 +90,13 @@ def both_paths(config: RunConfig) -> tuple[list[Any], list[Any]]:
     return checked_dataset(SequentialDataset)(config).build(), SequentialDataset(config).build()
 
 
-@pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS)
-@pytest.mark.parametrize("group_by", ["user", None])
-def test_small_data_has_recboles_rows(small_data: Path, split: dict[str, Any], group_by: str | None) -> None:
-    if group_by is None and "RS" not in split:
-        pytest.skip("only a split by ratio knows group_by: ~")
-    eval_args = {"split": split, "order": "TO", "group_by": group_by, "mode": {"valid": "full", "test": "full"}}
+@pytest.mark.parametrize(
+    ("split", "group_by"),
+    [(name, "user") for name in SPLITS] + [("ratio", None)],  # only a split by ratio knows group_by: ~
+)
+def test_small_data_has_recboles_rows(small_data: Path, split: str, group_by: str | None) -> None:
+    mode = {"valid": "full", "test": "full"}
+    eval_args = {"split": SPLITS[split], "order": "TO", "group_by": group_by, "mode": mode}
     config = settings(small_data, "small", eval_args=eval_args, MAX_ITEM_LIST_LENGTH=6, time_precision="float32")
     ours, theirs = both_paths(config)
     for part, expected in zip(ours, theirs, strict=True):
