@@ -127,6 +127,13 @@ _ROWS = (
         "leave_one_out",
         "SASRec with many negatives and the generalised binary cross-entropy",
     ),
+    OurModel(
+        "Popularity",
+        "popularity",
+        "baseline",
+        "leave_one_out",
+        "the items most often asked for in training, the same for everybody",
+    ),
 )
 
 

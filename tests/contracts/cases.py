@@ -122,6 +122,15 @@ SETTINGS: dict[str, list[Case]] = {
         Case("SASRecCE"),
         Case("SASRecCE", {"train_positions": "last", "position_order": "from_last"}, label="last, from_last"),
     ],
+    "Popularity": [
+        Case(
+            "Popularity",
+            left_out={
+                "overfits": "it does not read histories",
+                "stored": "its scores are counted from the data: two models of one dataset start alike",
+            },
+        )
+    ],
 }
 
 
