@@ -6,28 +6,19 @@ what they also write to `result.json`.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-import sys
-import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from recbole.utils import init_seed
 
 from recbole_diffusion.config import Overrides, RunConfig
-from recbole_diffusion.config_protocols import protocol_facts, refuse_other_training_rows
-from recbole_diffusion.data.loading import prepare_loaders
-from recbole_diffusion.data.reading import checked_dataset
+from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.provenance import check_same_data, code_version, data_fingerprint, device_name, package_versions
-from recbole_diffusion.registry import ModelEntry
-from recbole_diffusion.training.checkpoint import load_model, model_tensors, read_checkpoint
+from recbole_diffusion.session import RunResult, TrainingSession
+from recbole_diffusion.training.checkpoint import read_checkpoint
 from recbole_diffusion.training.run_folder import RunFolder, RunLog
 from recbole_diffusion.training.trainer import TrainingDiverged, trainer_class
 
@@ -49,26 +40,6 @@ RESUMABLE_KEYS = (
     "rank_memory",
     "save_per_user",
 )
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run ends with; the same facts as its result.json."""
-
-    model: str
-    dataset: str
-    folder: Path
-    valid_metric: str
-    best_epoch: int | None
-    epochs: int
-    best_valid_score: float | None
-    valid_result: dict[str, float]
-    test_result: dict[str, float]
-    seed: int
-    parameters: int
-    device: str
-    wall_seconds: float
-    train_seconds_per_epoch: float | None
 
 
 def run(
@@ -206,8 +177,7 @@ def _execute(
     """Run `config` in `folder`: train and test, or only rank with `checkpoint`."""
     if config["num_threads"]:
         torch.set_num_threads(config["num_threads"])
-    entry = config.entry
-    trainer_type = trainer_class(entry.trainer_class)
+    trainer_class(config.entry.trainer_class)  # refuses here, before anything is read
     if not resume:
         folder.write_config(config.to_plain())
     with (
@@ -216,138 +186,15 @@ def _execute(
     ):
         warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
         try:
-            return _logged(config, entry, trainer_type, folder, resume, checkpoint)
+            session = TrainingSession(config, folder)
+            if checkpoint is not None:
+                session.use(checkpoint)
+            else:
+                session.train(resume=resume)
+            session.test()
+            return session.finish()
         except UserError as error:
             logger.debug("error: %s", error)
             if not resume and not isinstance(error, TrainingDiverged):
                 folder.discard_unless_trained()
             raise
-
-
-def _logged(
-    config: RunConfig, entry: ModelEntry, trainer_type: type, folder: RunFolder, resume: bool, checkpoint: Path | None
-) -> RunResult:
-    began = time.perf_counter()
-    device = config["device"]
-    config["checkpoint_dir"] = str(folder.path)
-    logger.info("%s on %s, device %s, folder %s", entry.name, config["dataset"], device_name(device), folder.path)
-    init_seed(config["seed"], config["reproducibility"])
-    dataset = checked_dataset(entry.dataset_class)(config)
-    train_data, valid_data, test_data = prepare_loaders(config, dataset)
-    fingerprint = data_fingerprint(Path(config["data_path"]), dataset)
-    _log_dataset(dataset, train_data, valid_data, test_data)
-    if max(config["topk"]) > dataset.item_num - 1:
-        raise UserError(f"topk asks for {max(config['topk'])} items, the data have {dataset.item_num - 1}; lower topk")
-    init_seed(config["seed"], config["reproducibility"])
-    model = _build_model(entry, config, train_data).to(device)
-    _warn_of_unseen_users(config, model, dataset)
-    model_tensors(model)  # refuses, before it trains, a model that could not be stored
-    trainer = trainer_type(config, model, folder, train_data, fingerprint)
-    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    logger.info("%d parameters", parameters)
-    show = bool(config["show_progress"])
-    if checkpoint is None:
-        if resume and not trainer.resume():
-            logger.info("the run was cut before its first epoch ended; it starts again")
-        if resume:
-            folder.write_config(config.to_plain())
-        trainer.fit(train_data, valid_data, show_progress=show)
-        trainer.load_best()
-        valid_result = dict(trainer.best_valid_result or {})
-    else:
-        trainer.eval_collector.data_collect(train_data)
-        stored = read_checkpoint(checkpoint)
-        check_same_data(stored.facts.get("data"), fingerprint, checkpoint, same_files=False)
-        load_model(model, stored, checkpoint)
-        valid_result = {}
-        if valid_data:
-            valid_result = trainer.evaluate(valid_data, load_best_model=False, show_progress=show, split="valid")
-    test_result = (
-        trainer.evaluate(test_data, load_best_model=False, show_progress=show, split="test") if test_data else {}
-    )
-    times = [row["train_seconds"] for row in trainer.history]
-    result = RunResult(
-        model=entry.name,
-        dataset=config["dataset"],
-        folder=folder.path,
-        valid_metric=config["valid_metric"],
-        best_epoch=trainer.best_epoch,
-        epochs=len(trainer.history),
-        best_valid_score=float(trainer.best_valid_score) if trainer.best_valid_result else None,
-        valid_result=valid_result,
-        test_result=test_result,
-        seed=config["seed"],
-        parameters=parameters,
-        device=device_name(device),
-        wall_seconds=round(trainer.seconds if checkpoint is None else time.perf_counter() - began, 3),
-        train_seconds_per_epoch=sorted(times)[len(times) // 2] if times else None,
-    )
-    facts = dataclasses.asdict(result)
-    facts.update(
-        folder=folder.path.name,
-        preset=config.preset,
-        checkpoint=str(checkpoint) if checkpoint else None,
-        command=_command(),
-        code=code_version(),
-        versions=package_versions(),
-        data=fingerprint,
-        protocol={
-            **protocol_facts(config),
-            **{key: config[key] for key in ("topk", "label_repeats", "eval_seed", "MAX_ITEM_LIST_LENGTH")},
-        },
-        finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    )
-    folder.write_result(json.loads(json.dumps(facts, default=str)))
-    logger.info("result in %s", folder.result)
-    return result
-
-
-def _command() -> str:
-    """How the program was called, absolute paths cut to their last part."""
-    words = []
-    for word in sys.argv:
-        key, equals, value = word.rpartition("=")
-        words.append(key + equals + (Path(value).name if Path(value).is_absolute() else value))
-    return " ".join(words) if words and words[0] else "python"
-
-
-def _build_model(entry: ModelEntry, config: RunConfig, train_data: Any) -> torch.nn.Module:
-    """The model; a wrong value that one of its parts refuses becomes a person's error."""
-    try:
-        return entry.model_class(config, train_data._dataset)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    except KeyError as error:
-        if config["selected_features"] and error.args[0] in config["selected_features"]:
-            raise UserError(
-                f"{entry.name} needs the item features {config['selected_features']} (selected_features), but "
-                f"{error.args[0]!r} is not loaded; name it in load_col: {{item: [item_id, ...]}} or change the key"
-            ) from error
-        raise
-
-
-def _warn_of_unseen_users(config: RunConfig, model: torch.nn.Module, dataset: Any) -> None:
-    """A model with a vector for each user has learned none for the users that a split by users keeps apart."""
-    tables = (part for part in model.modules() if isinstance(part, torch.nn.Embedding))
-    if str(config["protocol"]).startswith("user_split") and any(
-        table.num_embeddings == dataset.user_num != dataset.item_num for table in tables
-    ):
-        logger.warning(
-            "%s has a vector for every user; protocol %s evaluates users that do not train, whose vectors stay as they "
-            "began",
-            config["model"],
-            config["protocol"],
-        )
-
-
-def _log_dataset(dataset: Any, train_data: Any, valid_data: Any, test_data: Any) -> None:
-    logger.info(
-        "%d users, %d items; %d training, %d validation, %d test rows",
-        dataset.user_num - 1,
-        dataset.item_num - 1,
-        len(train_data._dataset),
-        len(valid_data._dataset) if valid_data else 0,
-        len(test_data._dataset),
-    )

@@ -1,12 +1,12 @@
 """Popularity: every history is answered with the items that are asked for most often in training.
 
-What any model must beat. RecBole's Pop ranks users it knows, so it cannot answer protocols whose test users are new, and
-counts an item once a batch; this one counts every training row and reads no user:
+What any model must beat. RecBole's Pop ranks users it knows, so it cannot answer protocols whose test users are new,
+and counts an item once a batch; this one counts every training row and reads no user:
 
     score_i = a log(1 + n_i),   L = -log( exp(score_target) / sum_i exp(score_i) ),   a learned, 1 at the start
 
-n_i the training rows that ask for item i. The order of items is that of n_i for any a > 0; L is the cross-entropy that a
-model which ignores histories reaches, to compare other models' losses with.
+n_i the training rows that ask for item i. The order of items is that of n_i for any a > 0; L is the cross-entropy that
+a model which ignores histories reaches, to compare other models' losses with.
 
 Shapes: B rows, V items (row 0 is padding).
 """
