@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"registry", "compat", "errors"},
     "training": {"models", "evaluation", "provenance", "compat", "errors"},
     "session": SETTINGS | {"data", "models", "evaluation", "training", "provenance"},
+    "recommendation": SETTINGS | {"data", "models", "evaluation", "training", "provenance"},
     "quick_start": SETTINGS | {"session", "training"},
     "prepare_command": {"data", "registry", "errors"},
     "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command"},
@@ -58,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 MAY_IMPORT_LATE: dict[str, set[str]] = {
     "registry": {"models", "evaluation"},
     "config_values": {"evaluation"},
-    "__init__": {"quick_start", "data", *SETTINGS},
+    "__init__": {"quick_start", "data", "recommendation", *SETTINGS},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 

@@ -138,10 +138,11 @@ class TopItems:
         return values, ids.gather(1, columns)
 
 
-def _ranked_ids(values: Tensor, ids: Tensor, k: int) -> np.ndarray:
-    """Ids (B, k) int32 on the CPU, 0 where the score is -inf or there is no item."""
-    kept = torch.where(values > -torch.inf, ids, 0).to(torch.int32).cpu().numpy()
-    return np.pad(kept, ((0, 0), (0, k - kept.shape[1])))
+def _ranked_rows(values: Tensor, ids: Tensor, k: int, counts: TargetCounts | None = None) -> RankedRows:
+    """Rows with k columns on the CPU, item 0 where the score is -inf or there is no item."""
+    items = torch.where(values > -torch.inf, ids, 0).to(torch.int32).cpu().numpy()
+    more = ((0, 0), (0, k - items.shape[1]))
+    return RankedRows(np.pad(items, more), counts, np.pad(values.cpu().numpy(), more, constant_values=-np.inf))
 
 
 @dataclass(frozen=True)
@@ -221,10 +222,17 @@ def _count_in_blocks(scores: Tensor, row: Tensor, item: Tensor, target: Tensor) 
 
 @dataclass(frozen=True)
 class RankedRows:
-    """What is kept of a batch: best items (B, k) int32, and counts of its targets where they were asked for."""
+    """What is kept of a batch.
+
+    Attributes:
+        items: (B, k) int32 best items, best first; 0 where there are fewer.
+        counts: where its targets stand; None where that was not asked for.
+        scores: (B, k) the scores of `items`; -inf where there is none.
+    """
 
     items: np.ndarray
     counts: TargetCounts | None
+    scores: np.ndarray
 
 
 def by_row(pairs: Pairs) -> Pairs:
@@ -264,14 +272,18 @@ def rank_scores(scores: Tensor, k: int, targets: Pairs | None = None, seen: Pair
         scores[seen[0].to(scores.device), seen[1].to(scores.device)] = -torch.inf
     values, ids = top_items(scores, k)
     counts = None if targets is None else count_targets(scores, *targets)
-    return RankedRows(_ranked_ids(values, ids, k), counts)
+    return _ranked_rows(values, ids, k, counts)
 
 
 def _join(parts: list[RankedRows]) -> RankedRows:
     if len(parts) == 1:
         return parts[0]
     counts = [part.counts for part in parts if part.counts is not None]
-    return RankedRows(np.concatenate([part.items for part in parts]), TargetCounts.join(counts) if counts else None)
+    return RankedRows(
+        np.concatenate([part.items for part in parts]),
+        TargetCounts.join(counts) if counts else None,
+        np.concatenate([part.scores for part in parts]),
+    )
 
 
 def _cuts(size: int, step: int) -> Iterator[tuple[int, int]]:
@@ -379,5 +391,5 @@ def rank_by_vectors(
                 first, last = torch.searchsorted(item, torch.tensor([low, high])).tolist()
                 scores[row[first:last], item[first:last].to(users.device) - low] = -torch.inf
             top.update(scores, low)
-        parts.append(RankedRows(_ranked_ids(*top.best(), k), None))
+        parts.append(_ranked_rows(*top.best(), k))
     return _join(parts)

@@ -45,6 +45,7 @@ from recbole_diffusion.training.checkpoint import (
     write_text_atomically,
 )
 from recbole_diffusion.training.evaluation import RankingTrainer, progress
+from recbole_diffusion.training.item_catalogue import keep_items
 from recbole_diffusion.training.losses import (
     EpochLosses,
     TrainingDiverged,
@@ -62,7 +63,6 @@ __all__ = ["RunTrainer", "TrainingDiverged", "trainer_class"]
 logger = logging.getLogger(__name__)
 
 AUTOCAST_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 OWN_PROCEDURE = (
     "{} trains in a way of its own that cannot be checkpointed and resumed here; "
@@ -167,8 +167,9 @@ class _Run(RankingTrainer):
         }
 
     def _save_best(self, epoch: int) -> None:
-        """Write best/: the weights with the facts in their header, and the facts beside them for people."""
+        """Write best/: the weights with the facts in their header, the facts beside them for people, and the items."""
         facts = self._facts(epoch)
+        keep_items(self.folder.best, self.train_data, self.fingerprint)
         write_checkpoint(self.folder.best, Checkpoint(model_tensors(self.model), facts))
         write_text_atomically(
             self.folder.best.with_suffix(".json"), json.dumps(facts, indent=2, ensure_ascii=False) + "\n"

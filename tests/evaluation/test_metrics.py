@@ -262,7 +262,7 @@ def test_targets_out_of_order_of_rows_are_refused() -> None:
 def metrics_rows(items: np.ndarray) -> Any:
     from recbole_diffusion.evaluation.ranking import RankedRows
 
-    return RankedRows(items, None)
+    return RankedRows(items, None, np.zeros(items.shape, dtype=np.float32))
 
 
 def test_our_names_are_metrics_of_a_configuration() -> None:

@@ -1,0 +1,1 @@
+"""Recommendations for histories: from one to as many as there are."""

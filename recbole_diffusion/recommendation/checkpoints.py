@@ -1,0 +1,152 @@
+"""A run's model built again to recommend: from checkpoint and items, or from its dataset where these do not do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.utils import init_seed
+
+from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.data.loading import prepare_loaders
+from recbole_diffusion.data.reading import checked_dataset
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.provenance import check_same_data, data_fingerprint
+from recbole_diffusion.training.checkpoint import (
+    Checkpoint,
+    load_model,
+    pack_random_state,
+    read_checkpoint,
+    unpack_random_state,
+)
+from recbole_diffusion.training.item_catalogue import ITEMS_FILE, ItemCatalogue, NeedsTrainingData
+from recbole_diffusion.training.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model with its weights, on its device, its configuration, the items' tokens (V,) and the checkpoint file."""
+
+    model: torch.nn.Module
+    config: RunConfig
+    tokens: np.ndarray
+    path: Path
+
+
+def checkpoint_file(checkpoint: str | Path) -> Path:
+    """The file of weights: a run folder's best epoch, or the file itself.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(checkpoint)
+    if path.is_dir():
+        path = RunFolder.open(path).best
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    return path
+
+
+def open_model(
+    checkpoint: str | Path,
+    *,
+    data_path: str | Path | None = None,
+    device: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> OpenedModel:
+    """The model of a checkpoint; see :meth:`recbole_diffusion.recommendation.recommender.Recommender.load`.
+
+    Raises:
+        UserError: anything a person can correct, in one line.
+    """
+    path = checkpoint_file(checkpoint)
+    stored = read_checkpoint(path)
+    settings = _settings(stored, path, data_path, device, config)
+    built = _build_of_items(settings, stored, path)
+    if built is None:
+        built = _build_of_data(settings, stored, path)
+    model, tokens = built
+    load_model(model, stored, path)
+    return OpenedModel(model.to(settings["device"]).eval(), settings, tokens, path)
+
+
+def _settings(
+    stored: Checkpoint, path: Path, data_path: str | Path | None, device: str | None, config: Mapping[str, Any] | None
+) -> RunConfig:
+    """The run's configuration with what is given put over it."""
+    overrides = config if isinstance(config, Overrides) else Overrides(dict(config or {}))
+    values = {
+        key: value
+        for key, value in stored.facts["config"].items()
+        if key not in ("model", "dataset", "use_gpu", "gpu_id")
+    }
+    for name in ("model", "dataset", "preset"):
+        if name in overrides:
+            raise UserError(f"{path} has its own {name}, {stored.facts['config'].get(name)}; leave {name} out")
+    if data_path is not None:
+        overrides["data_path"] = str(data_path)
+    if device is not None:
+        overrides.update(_device_keys(device))
+    run = stored.facts["config"]
+    return RunConfig(run["model"], run["dataset"], (), overrides.over(values, str(path)))
+
+
+def _device_keys(device: str) -> dict[str, Any]:
+    kind, _, number = device.partition(":")
+    if kind == "cpu" and not number:
+        return {"use_gpu": False}
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise UserError(f"device is {device!r}; it must be cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise UserError(f"device is {device}, but torch sees no GPU here; take cpu")
+    return {"use_gpu": True, "gpu_id": number or "0"}
+
+
+def _build_of_items(config: RunConfig, stored: Checkpoint, path: Path) -> tuple[torch.nn.Module, np.ndarray] | None:
+    """The model built from the items beside the checkpoint; None where there are none or it asks for more."""
+    file = path.with_name(ITEMS_FILE)
+    data = stored.facts.get("data")
+    if not file.is_file() or not data:
+        logger.info("no %s beside %s: the dataset is read", ITEMS_FILE, path)
+        return None
+    catalogue = ItemCatalogue.read(file)
+    if catalogue.ids != data["ids"]:
+        raise UserError(f"{file} holds the items of another run than {path}; remove it, or put the run's own there")
+    try:
+        model = _build(config, catalogue.for_model(config, data["users"] + 1))
+    except NeedsTrainingData as error:
+        logger.info("%s asks for %s, which is not in %s: the dataset is read", config.entry.name, error, ITEMS_FILE)
+        return None
+    return model, catalogue.tokens
+
+
+def _build_of_data(config: RunConfig, stored: Checkpoint, path: Path) -> tuple[torch.nn.Module, np.ndarray]:
+    """The model built from its dataset."""
+    dataset = checked_dataset(config.entry.dataset_class)(config)
+    train_data = prepare_loaders(config, dataset)[0]
+    fingerprint = data_fingerprint(Path(config["data_path"]), dataset)
+    check_same_data(stored.facts.get("data"), fingerprint, path, same_files=False)
+    return _build(config, train_data._dataset), dataset.field2id_token[dataset.iid_field]
+
+
+def _build(config: RunConfig, dataset: Any) -> torch.nn.Module:
+    """The model as the run built it, from the run's seed; the caller's generators are left as they were."""
+    device = torch.device(config["device"])
+    tensors, facts = pack_random_state((), device)
+    try:
+        init_seed(config["seed"], config["reproducibility"])
+        model: torch.nn.Module = config.entry.model_class(config, dataset)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    finally:
+        unpack_random_state((), device, Checkpoint(tensors).part("generator"), facts)
+    return model
