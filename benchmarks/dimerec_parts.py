@@ -194,6 +194,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", default="", help="cut the chain after so many steps: 1,5,20")
     parser.add_argument("--topk", default="10,20,50", help="(%(default)s)")
     parser.add_argument("--data_path", help="folder of the datasets, where it is no longer the one of the run")
+    parser.add_argument("--labels", default="", help="what tables call the runs, in their order: a;b;c")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     options, rest = parser.parse_known_args(arguments)
     keys: dict[str, Any] = {"show_progress": False}
@@ -208,16 +209,21 @@ def main(arguments: list[str] | None = None) -> int:
         )
     seeds = [2023 + number for number in range(options.seeds)]
     cutoffs, steps = (tuple(int(k) for k in text.split(",") if k) for text in (options.topk, options.steps))
+    labels = [label for label in options.labels.split(";") if label]
     found = {}
     for run in options.runs:
         try:
             model, loaders = trained(run, keys)
         except UserError as error:
             parser.error(str(error))
-        found[run.name] = {"split": options.split, **parts(model, loaders[options.split], seeds, cutoffs, steps)}
+        found[run.name] = {
+            "label": labels.pop(0) if labels else run.name,
+            "split": options.split,
+            **parts(model, loaders[options.split], seeds, cutoffs, steps),
+        }
     print(table(found))
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps({"benchmark": "dimerec_parts", **found}, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

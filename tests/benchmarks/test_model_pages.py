@@ -15,9 +15,13 @@ NEXT = ("hit@10", "ndcg@10", "hit@20", "ndcg@20", "hit@50", "ndcg@50")
 @pytest.mark.parametrize(
     ("page", "row", "run", "metrics"),
     [
-        ("DMI", "REMI, ours", "remi", MULTI),
-        ("DMI", "DMI, ours", "dmi", MULTI),
-        ("REMI", "ours", "remi", MULTI),
+        ("DMI", "REMI, ours", "remi-all-rows", MULTI),
+        ("DMI", "DMI, ours", "dmi-all-rows", MULTI),
+        ("REMI", "ours", "remi-all-rows", MULTI),
+        ("ComiRecSA", "ours", "comirecsa", MULTI),
+        ("ComiRecDR", "ours", "comirecdr", MULTI),
+        ("MIND", "ours", "mind", MULTI),
+        ("YouTubeDNN", "ours", "youtubednn", MULTI),
         ("DimeRec", "ours", "dimerec", NEXT),
         ("SASRecCE", "ours", "sasrecce", ("hit@10", "ndcg@10")),
     ],
