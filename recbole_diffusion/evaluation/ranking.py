@@ -142,7 +142,7 @@ def _ranked_rows(values: Tensor, ids: Tensor, k: int, counts: TargetCounts | Non
     """Rows with k columns on the CPU, item 0 where the score is -inf or there is no item."""
     items = torch.where(values > -torch.inf, ids, 0).to(torch.int32).cpu().numpy()
     more = ((0, 0), (0, k - items.shape[1]))
-    return RankedRows(np.pad(items, more), counts, np.pad(values.cpu().numpy(), more, constant_values=-np.inf))
+    return RankedRows(np.pad(items, more), counts, np.pad(values.detach().cpu().numpy(), more, constant_values=-np.inf))
 
 
 @dataclass(frozen=True)
