@@ -86,8 +86,5 @@ def row_chunks(lengths: Tensor) -> list[Tensor]:
     if lengths.device.type != "cpu":
         return [torch.arange(lengths.shape[0], device=lengths.device)]
     order = torch.argsort(lengths, stable=True)
-    filled = (lengths[order] + 1).cumsum(0)
-    return [
-        order[(filled - 1) // INFERENCE_TOKENS == chunk]
-        for chunk in range(int((filled[-1] - 1) // INFERENCE_TOKENS) + 1)
-    ]
+    chunk = ((lengths[order] + 1).cumsum(0) - 1) // INFERENCE_TOKENS
+    return [order[chunk == number] for number in chunk.unique()]  # a long row may skip numbers
