@@ -82,11 +82,13 @@ class CrossAttention(nn.Module):
         probability: dropout of the attention weights.
 
     Raises:
-        ValueError: H does not divide D.
+        ValueError: H is less than 1 or does not divide D.
     """
 
     def __init__(self, dim: int, heads: int, probability: float) -> None:
         super().__init__()
+        if heads < 1:
+            raise ValueError(f"n_heads is {heads}; it must be 1 or more")
         if dim % heads:
             raise ValueError(f"hidden_size {dim} is not a multiple of n_heads {heads}; change either key")
         self.heads = heads

@@ -80,11 +80,13 @@ class CrossAttention(nn.Module):
         queries: `target` (copies ask, history answers) or `history` (the other way round).
 
     Raises:
-        ValueError: D is not a multiple of H.
+        ValueError: H is less than 1, or D is not a multiple of H.
     """
 
     def __init__(self, dim: int, heads: int, probability: float, key_softmax: KeySoftmax, queries: Queries) -> None:
         super().__init__()
+        if heads < 1:
+            raise ValueError(f"n_heads is {heads}; it must be 1 or more")
         if dim % heads:
             raise ValueError(f"hidden_size {dim} is not a multiple of n_heads {heads}; change either key")
         self.dim = dim

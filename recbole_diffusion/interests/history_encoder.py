@@ -32,6 +32,8 @@ class CausalBlock(nn.Module):
 
     def __init__(self, dim: int, n_heads: int, probability: float) -> None:
         super().__init__()
+        if n_heads < 1:
+            raise ValueError(f"n_heads is {n_heads}; it must be 1 or more")
         if dim % n_heads:
             raise ValueError(f"hidden_size {dim} is not a multiple of n_heads {n_heads}; change either key")
         self.n_heads, self.probability = n_heads, probability

@@ -78,7 +78,8 @@ class DimeRecOptions:
         """Refuse values that no network, loss or chain can have."""
         if not 0.0 <= self.dropout_prob < 1.0:
             raise ValueError(f"dropout_prob is {self.dropout_prob}; it must be at least 0 and less than 1")
-        for key in ("hidden_size", "n_interests", "num_steps", "n_negatives", "n_eval_samples"):
+        sizes = ("hidden_size", "n_interests", "n_layers", "n_heads", "num_steps", "n_negatives", "n_eval_samples")
+        for key in sizes:
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; it must be 1 or more")
         weights = ("guidance_weight", "reconstruction_weight", "ranking_weight")
