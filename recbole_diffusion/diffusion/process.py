@@ -176,9 +176,9 @@ class GaussianProcess(nn.Module):
 
 
 def check_eta(eta: float) -> None:
-    """ValueError unless 0 <= eta <= 1."""
+    """ValueError unless 0 <= eta <= 1 (key ``reverse_eta``)."""
     if not 0.0 <= eta <= 1.0:
-        raise ValueError(f"eta is {eta!r}; it must lie between 0 (DDIM, no noise) and 1 (DDPM)")
+        raise ValueError(f"reverse_eta is {eta!r}; it must lie between 0 (DDIM, no noise) and 1 (DDPM)")
 
 
 def _drawn(noise: NoiseSource | Tensor, like: Tensor) -> Tensor:

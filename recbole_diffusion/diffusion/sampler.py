@@ -44,13 +44,14 @@ class Denoiser(Protocol):
         ...
 
 
-def time_grid(num_steps: int, reverse_steps: int | None = None) -> tuple[int, ...]:
+def time_grid(num_steps: int, reverse_steps: int | None = None, *, key: str = "reverse_steps") -> tuple[int, ...]:
     """The slots a reverse chain visits, descending from T - 1; the step to the clean end is not among them.
 
     Args:
         num_steps: T.
-        reverse_steps: how many slots (key ``reverse_steps``): None for all T, 1 for (T - 1,), else evenly spaced
-            (rounded to whole slots) from T - 1 to 0.
+        reverse_steps: how many slots: None for all T, 1 for (T - 1,), else evenly spaced (rounded to whole slots)
+            from T - 1 to 0.
+        key: the configuration key that their number stands under, for the message.
 
     Raises:
         ValueError: ``reverse_steps`` outside 1..T.
@@ -59,7 +60,7 @@ def time_grid(num_steps: int, reverse_steps: int | None = None) -> tuple[int, ..
         reverse_steps = num_steps
     if not 1 <= reverse_steps <= num_steps:
         raise ValueError(
-            f"reverse_steps is {reverse_steps!r}; it must lie in 1..{num_steps} (num_steps), or be left out for all"
+            f"{key} is {reverse_steps!r}; it must lie in 1..{num_steps} (num_steps), or be left out for all"
         )
     if reverse_steps == 1:
         return (num_steps - 1,)
@@ -76,14 +77,20 @@ class Sampler(Protocol):
 
 
 def build_sampler(
-    name_or_class: str | Callable[..., Sampler], process: ReverseProcess, steps: int | None, eta: float
+    name_or_class: str | Callable[..., Sampler],
+    process: ReverseProcess,
+    steps: int | None,
+    eta: float,
+    *,
+    steps_key: str = "reverse_steps",
 ) -> Sampler:
     """The reverse sampler by the value of key ``reverse_sampler``: ``grid``, or a user's own class.
 
-    A class is built as ``Class(process, steps=steps, eta=eta)``, as :class:`ReverseSampler` is.
+    A class is built as ``Class(process, steps=steps, eta=eta)``, as :class:`ReverseSampler` is. ``steps_key`` is the
+    key that ``steps`` stands under, for messages.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or as :class:`ReverseSampler`.
     """
     if not isinstance(name_or_class, str):
         return name_or_class(process, steps=steps, eta=eta)
@@ -91,7 +98,7 @@ def build_sampler(
         raise ValueError(
             f"reverse_sampler '{name_or_class}' does not exist; use grid or give a class as package.module:Class"
         )
-    return ReverseSampler(process, steps=steps, eta=eta)
+    return ReverseSampler(process, steps=steps, eta=eta, steps_key=steps_key)
 
 
 class ReverseSampler:
@@ -105,6 +112,7 @@ class ReverseSampler:
         stop_after: end the chain after so many calls of the denoiser; None or all of the grid's for the whole chain.
         early_result: what a chain that is cut ends with: its ``state`` x_s after the last step, or the ``prediction``
             x_0_hat that the step was made with.
+        steps_key: the key that a number of ``steps`` stands under, for the message.
 
     Raises:
         ValueError: ``steps`` as in :func:`time_grid`, slots that do not descend within 0..T-1, eta outside 0..1,
@@ -119,13 +127,14 @@ class ReverseSampler:
         *,
         stop_after: int | None = None,
         early_result: EarlyResult | str = "state",
+        steps_key: str = "reverse_steps",
     ) -> None:
         check_eta(eta)
         self.process = process
         self.eta = eta
         self.grid: tuple[int, ...]
         if steps is None or isinstance(steps, int):
-            self.grid = time_grid(process.num_steps, steps)
+            self.grid = time_grid(process.num_steps, steps, key=steps_key)
         else:
             self.grid = tuple(int(slot) for slot in steps)
             path = (process.num_steps, *self.grid, CLEAN)
@@ -135,10 +144,13 @@ class ReverseSampler:
                 )
         calls = len(self.grid) if stop_after is None else stop_after
         if not 1 <= calls <= len(self.grid):
-            raise ValueError(f"the chain cannot stop after {stop_after} steps; it has {len(self.grid)}")
+            raise ValueError(
+                f"intermediate_steps is {stop_after!r}; it must lie in 1..{len(self.grid)}, the chain's steps "
+                "(reverse_steps or num_steps), or be left out for all"
+            )
         if early_result not in get_args(EarlyResult):
             allowed = " or ".join(get_args(EarlyResult))
-            raise ValueError(f"a chain that is cut ends with {allowed}, not {early_result!r}")
+            raise ValueError(f"intermediate_result is {early_result!r}; it must be {allowed}")
         self.steps = list(zip(self.grid, (*self.grid[1:], CLEAN), strict=True))[:calls]
         if early_result == "prediction":
             self.steps[-1] = (self.steps[-1][0], CLEAN)

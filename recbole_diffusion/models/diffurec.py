@@ -118,7 +118,9 @@ class DiffuRec(DiffusionRecommender):
         sampler = named_part(o.reverse_sampler)
         self.sampler = build_sampler(sampler, self.process, o.reverse_steps, o.reverse_eta)
         valid_steps = o.reverse_steps if o.valid_reverse_steps is None else o.valid_reverse_steps
-        self.valid_sampler = build_sampler(sampler, self.process, valid_steps, o.reverse_eta)
+        self.valid_sampler = build_sampler(
+            sampler, self.process, valid_steps, o.reverse_eta, steps_key="valid_reverse_steps"
+        )
         self.validating = False  # the trainer sets it while it validates
         mixing = HistoryMixing(o.hidden_size, o.num_steps, o.lambda_mean, o.lambda_std, o.rescale_steps)
         self.denoiser: TransformerDenoiser | GRUDenoiser

@@ -226,9 +226,9 @@ def test_a_cut_chain_ends_with_its_state_or_its_prediction() -> None:
 
 def test_where_a_chain_cannot_be_cut() -> None:
     for steps in (0, 9):
-        with pytest.raises(ValueError, match=f"cannot stop after {steps} steps; it has 8"):
+        with pytest.raises(ValueError, match=rf"intermediate_steps is {steps}; it must lie in 1\.\.8"):
             ReverseSampler(walk(8), stop_after=steps)
-    with pytest.raises(ValueError, match="state or prediction, not 'middle'"):
+    with pytest.raises(ValueError, match="intermediate_result is 'middle'; it must be state or prediction"):
         ReverseSampler(walk(8), early_result="middle")
 
 

@@ -265,7 +265,7 @@ def test_slots_that_are_no_reverse_step_are_refused(t: int, s: int) -> None:
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan])
 def test_eta_outside_zero_to_one_is_refused(eta: float) -> None:
-    with pytest.raises(ValueError, match=r"eta is .* between 0"):
+    with pytest.raises(ValueError, match=r"^reverse_eta is .* between 0"):
         process().step(torch.zeros(1, 2), torch.zeros(1, 2), 3, 2, eta=eta, noise=None)
 
 

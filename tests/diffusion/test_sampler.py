@@ -56,7 +56,7 @@ def test_a_grid_of_ones_own() -> None:
     for wrong in [(8, 3), (3, 3), (1, 2), (3, -1), ()]:
         with pytest.raises(ValueError, match=r"do not descend within 7\.\.0"):
             ReverseSampler(process(8), steps=wrong)
-    with pytest.raises(ValueError, match="eta is 2"):
+    with pytest.raises(ValueError, match=r"^reverse_eta is 2"):
         ReverseSampler(process(8), eta=2.0)
 
 

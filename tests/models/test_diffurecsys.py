@@ -301,6 +301,9 @@ def test_small_batches_and_short_histories(rows: list[list[int]]) -> None:
         ({"mask_mode": "none"}, "mask_mode"),
         ({"lambda_std": -1.0}, "lambda_std"),
         ({"dropout_prob": 1.0}, "dropout_prob"),
+        ({"reverse_steps": 9}, "^reverse_steps is 9"),
+        ({"valid_reverse_steps": 40}, r"^valid_reverse_steps is 40; it must lie in 1\.\.8"),
+        ({"reverse_eta": 2.0}, "^reverse_eta is 2"),
     ],
 )
 def test_wrong_values_name_the_key(keys: dict[str, object], message: str) -> None:

@@ -421,7 +421,9 @@ def test_wrong_values_are_named(keys: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"intermediate_steps": 21}, "cannot stop after 21 steps; it has 20"),
+        ({"intermediate_steps": 21}, r"intermediate_steps is 21; it must lie in 1\.\.20"),
+        ({"intermediate_steps": 6, "reverse_steps": 5}, r"intermediate_steps is 6; it must lie in 1\.\.5"),
+        ({"reverse_eta": 2.0}, "^reverse_eta is 2"),
         ({"initialisation": "glorot", "guidance": "dr"}, "initialisation 'glorot'"),
         ({"walk_scale": "unit", "walk_angle": 4.0}, "walk_angle is 4"),
     ],
