@@ -1,9 +1,9 @@
 """Diffusion models for next-item recommendation as a plugin for RecBole.
 
-``run`` trains and tests a model, ``evaluate`` ranks with a checkpoint, ``Recommender`` recommends for histories,
-``prepare`` makes a dataset of a table, ``register`` makes RecBole's own ``run_recbole`` know the models of this package.
-They are imported when first used:
-importing the package imports neither RecBole nor torch, and patches nothing.
+``run`` trains and tests a model, ``evaluate`` ranks with a checkpoint, ``Recommender`` recommends for histories and
+``recommend`` for a file of users, ``prepare`` makes a dataset of a table, ``register`` makes RecBole's own
+``run_recbole`` know the models of this package. They are imported when first used: importing the package imports
+neither RecBole nor torch, and patches nothing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,22 @@ if TYPE_CHECKING:
     from recbole_diffusion.data.prepare import prepare
     from recbole_diffusion.errors import UserError
     from recbole_diffusion.quick_start import RunResult, evaluate, run
+    from recbole_diffusion.recommendation.batch import recommend_file as recommend
     from recbole_diffusion.recommendation.recommender import Recommender
     from recbole_diffusion.registry import register
 
 __version__ = "0.1.0"
-__all__ = ["Recommender", "RunResult", "UserError", "__version__", "evaluate", "prepare", "register", "run"]
+__all__ = [
+    "Recommender",
+    "RunResult",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "prepare",
+    "recommend",
+    "register",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,13 +40,13 @@ def __getattr__(name: str) -> Any:
         from recbole_diffusion import quick_start
 
         return {"run": quick_start.run, "evaluate": quick_start.evaluate, "RunResult": quick_start.RunResult}[name]
-    if name == "Recommender":
+    if name in ("Recommender", "recommend"):
         from recbole_diffusion import compat
 
         compat.check_packages()
-        from recbole_diffusion.recommendation.recommender import Recommender
+        from recbole_diffusion.recommendation import batch, recommender
 
-        return Recommender
+        return recommender.Recommender if name == "Recommender" else batch.recommend_file
     if name == "prepare":
         from recbole_diffusion.data.prepare import prepare
 

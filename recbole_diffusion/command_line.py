@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_diffusion import __version__, compat, prepare_command
+from recbole_diffusion import __version__, compat, prepare_command, recommend_command
 from recbole_diffusion.config_files import COMMAND_LINE, Overrides, parse_value
 from recbole_diffusion.config_presets import PRESETS, datasets_with_preset
 from recbole_diffusion.errors import UserError
@@ -36,9 +36,9 @@ WORDS: dict[str, str] = {
     "export": "write item and user vectors",
     "serve": "answer requests for recommendations",
 }
-BUILT = ("run", "evaluate", "prepare")
+BUILT = ("run", "evaluate", "prepare", "recommend")
 
-# Keys that steer the program; the words that take each, and what it is. Those of `prepare` are in prepare_command.
+# Keys that steer the program; the words that take each, and what it is. Those of COMMANDS are in their modules.
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "model": (("run",), "NAME of --list_models, or a class of yours as package.module:Class"),
     "dataset": (("run",), "NAME of the folder in data_path with NAME.inter; ml-100k comes with RecBole"),
@@ -55,7 +55,8 @@ FLAGS: dict[str, str] = {
     "version": "the version",
 }
 OWN_PACKAGE = "recbole_diffusion"
-PREPARE = "prepare"  # the word whose keys are all its own: it has no configuration
+PREPARE, RECOMMEND = "prepare", "recommend"
+COMMANDS: dict[str, Any] = {PREPARE: prepare_command, RECOMMEND: recommend_command}  # words with keys of their own
 
 EXAMPLES = """\
 examples:
@@ -116,9 +117,10 @@ def parse(arguments: Sequence[str]) -> Arguments:
             parsed.flags.add(key)
             continue
         if not equals:
-            if not rest or rest[0].startswith("--"):
+            alone = not rest or rest[0].startswith("--")
+            if alone and (parsed.word != RECOMMEND or key not in recommend_command.BARE):
                 raise UserError(f"--{key} needs a value: --{key}=...")
-            text = rest.pop(0)
+            text = "True" if alone else rest.pop(0)
         if not key:
             raise UserError(f"cannot read '{argument}'; every argument is --key=value (see --help)")
         if texts.setdefault(key, text) != text:
@@ -137,7 +139,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
 def _keys_of(word: str) -> tuple[Mapping[str, object], Mapping[str, str]]:
     """The keys that steer a word, and the flags that only it has."""
-    return (prepare_command.OPTIONS, prepare_command.FLAGS) if word == PREPARE else (OPTIONS, {})
+    return (COMMANDS[word].OPTIONS, COMMANDS[word].FLAGS) if word in COMMANDS else (OPTIONS, {})
 
 
 def _switched_on(key: str, text: str) -> bool:
@@ -149,8 +151,8 @@ def _switched_on(key: str, text: str) -> bool:
 
 def _check_options(parsed: Arguments) -> None:
     for key, text in parsed.options.items():
-        if parsed.word == PREPARE:
-            about = prepare_command.OPTIONS[key]
+        if parsed.word in COMMANDS:
+            about = COMMANDS[parsed.word].OPTIONS[key]
         else:
             words, about = OPTIONS[key]
             if parsed.word not in words:
@@ -168,9 +170,7 @@ def _split_files(text: str) -> list[str]:
     return [name.strip("\"'") for name in names] if os.name == "nt" else names
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Words
-# --------------------------------------------------------------------------------------------------------------------
+# Words ----------------------------------------------------------------------------------------------------------------
 
 
 def _run(parsed: Arguments) -> RunResult:
@@ -224,9 +224,7 @@ def _decimal(values: Mapping[str, float], name: str) -> str:
     return f"{values[name]:.6f}" if name in values else "-"
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Texts
-# --------------------------------------------------------------------------------------------------------------------
+# Texts ----------------------------------------------------------------------------------------------------------------
 
 
 def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
@@ -236,8 +234,8 @@ def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 def help_text(word: str | None = None) -> str:
     """The text of ``--help``: for one word, or for all."""
-    if word == PREPARE:
-        return _prepare_help()
+    if word in COMMANDS:
+        return _command_help(word)
     shown = {key: about for key, (words, about) in OPTIONS.items() if word is None or word in words}
     lines = [f"usage: recbole-diff {word or '[WORD]'} [--key=value ...]", ""]
     if word is None:
@@ -263,18 +261,19 @@ def help_text(word: str | None = None) -> str:
     return "\n".join(lines)
 
 
-def _prepare_help() -> str:
-    keys = [*prepare_command.OPTIONS.items(), *prepare_command.FLAGS.items()]
+def _command_help(word: str) -> str:
+    command = COMMANDS[word]
+    keys = [*command.OPTIONS.items(), *command.FLAGS.items()]
     return "\n".join(
         [
-            f"usage: recbole-diff {PREPARE} --input=FILE --dataset=NAME [--key=value ...]",
+            f"usage: recbole-diff {word} {command.USAGE} [--key=value ...]",
             "",
-            f"{WORDS[PREPARE][0].upper()}{WORDS[PREPARE][1:]}: writes DATA_PATH/NAME/NAME.inter.",
+            f"{WORDS[word][0].upper()}{WORDS[word][1:]}: {command.WRITES}.",
             "",
             "keys:",
             *_columns([(f"--{key}", about) for key, about in keys]),
             "",
-            prepare_command.EXAMPLES.rstrip("\n"),
+            command.EXAMPLES.rstrip("\n"),
         ]
     )
 
@@ -335,9 +334,7 @@ def _model_rows(names: Sequence[str]) -> list[str]:
     ]
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Entry point
-# --------------------------------------------------------------------------------------------------------------------
+# Entry point ----------------------------------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -396,5 +393,7 @@ def _main(arguments: Sequence[str]) -> int:
         if not Path(name).is_file():  # said at once, before seconds of imports
             raise UserError(f"no configuration file {name}")
     compat.check_packages()
+    if parsed.word == RECOMMEND:
+        return _show(recommend_command.run(parsed.options, parsed.flags, parsed.config))
     print(result_table(_WORD_FUNCTIONS[parsed.word](parsed)))
     return 0

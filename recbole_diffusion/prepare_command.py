@@ -49,6 +49,8 @@ FLAGS: dict[str, str] = {
     "trim": "take white space off the ends of tokens",
     "overwrite": "replace files that are there",
 }
+USAGE = "--input=FILE --dataset=NAME"
+WRITES = "writes DATA_PATH/NAME/NAME.inter"
 EXAMPLES = """\
 examples:
   recbole-diff prepare --input=ratings.csv.gz --dataset=mine --user=customer --item=sku --time=bought_at

@@ -52,7 +52,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recommendation": SETTINGS | {"data", "models", "evaluation", "training", "provenance"},
     "quick_start": SETTINGS | {"session", "training"},
     "prepare_command": {"data", "registry", "errors"},
-    "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command"},
+    "recommend_command": {"recommendation", "config_files", "errors"},
+    "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command", "recommend_command"},
     "__main__": {"command_line"},
 }
 # Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.

@@ -81,7 +81,7 @@ def _settings(
     stored: Checkpoint, path: Path, data_path: str | Path | None, device: str | None, config: Mapping[str, Any] | None
 ) -> RunConfig:
     """The run's configuration with what is given put over it."""
-    overrides = config if isinstance(config, Overrides) else Overrides(dict(config or {}))
+    overrides = config.over({}, "") if isinstance(config, Overrides) else Overrides(dict(config or {}))
     values = {
         key: value
         for key, value in stored.facts["config"].items()

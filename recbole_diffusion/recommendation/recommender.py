@@ -90,8 +90,7 @@ class Recommender:
         self._full_width = needs_fixed_width(config.model_class)
         self._item_vectors: Tensor | None = None
         if getattr(self.model.full_sort_predict, "__func__", None) is VectorRecommender.full_sort_predict:
-            with torch.no_grad():
-                self._item_vectors = self.model.item_vectors()
+            self._item_vectors = self._vectors_of_items()
         self._refuse_readers_of_more()
 
     @classmethod
@@ -180,7 +179,9 @@ class Recommender:
         Raises:
             UserError: as `recommend`.
         """
-        self._check(top_k, unknown_items, row_keys, len(histories))
+        self.check(top_k, unknown_items)
+        if row_keys is not None and len(row_keys) != len(histories):
+            raise UserError(f"row_keys has {len(row_keys)} keys for {len(histories)} histories; give one for each")
         keys = None if row_keys is None else np.asarray(row_keys, dtype=np.int64)
         leave_out = bool(self.config["filter_seen"]) if exclude_seen is None else exclude_seen
         encoded = encode(histories, self.ids, unknown_items, first_row)
@@ -195,14 +196,23 @@ class Recommender:
             items[batch], scores[batch] = ranked.items, ranked.scores
         return RankedHistories(items, scores, answered, encoded.unknown)
 
-    def _check(self, top_k: int, unknown_items: Unknown, row_keys: Any, n_rows: int) -> None:
+    def check(self, top_k: int, unknown_items: Unknown) -> None:
+        """Refuse what `recommend` cannot do.
+
+        Raises:
+            UserError: names the argument.
+        """
         most = len(self.tokens) - 1
         if not 1 <= top_k <= most:
             raise UserError(f"top_k is {top_k}; it must be from 1 to {most}, the items of the run")
         if unknown_items not in UNKNOWN:
             raise UserError(f"unknown_items is {unknown_items!r}; it must be {' or '.join(UNKNOWN)}")
-        if row_keys is not None and len(row_keys) != n_rows:
-            raise UserError(f"row_keys has {len(row_keys)} keys for {n_rows} histories; give one for each")
+
+    @torch.no_grad()
+    def _vectors_of_items(self) -> Tensor:
+        """The vectors (V, D) that a model of ours scores by; they are the same for every row."""
+        vectors: Tensor = self.model.item_vectors()
+        return vectors
 
     # ranking ----------------------------------------------------------------------------------------------------------
 

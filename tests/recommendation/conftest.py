@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from recbole_diffusion.quick_start import RunResult, run
+
+from .patient_driver import patient_start
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 TINY: dict[str, Any] = {
     "use_gpu": False,
@@ -47,3 +57,41 @@ def trained(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
         return made[name]
 
     return train
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """A Ray of this process with two cores, unless one runs already."""
+    pytest.importorskip("ray.data")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    patient_start()
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        _temp_dir=folder,
+        object_store_memory=200 * 2**20,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+HISTORIES = 90
+
+
+@pytest.fixture(scope="session")
+def histories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 90 users with 0 to 11 items each, some of them unknown."""
+    draw = random.Random(0)
+    rows = [[f"i{draw.randrange(42)}" for _ in range(draw.randrange(12))] for _ in range(HISTORIES)]
+    path = tmp_path_factory.mktemp("histories") / "in.parquet"
+    users = [f"u{number}" for number in range(HISTORIES)]
+    pyarrow.parquet.write_table(pyarrow.table({"user_id": users, "item_id": pyarrow.array(rows)}), path)
+    return path
