@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -239,22 +239,26 @@ SCHEDULES: dict[str, ScheduleFunction] = {
 }
 
 
-def build_schedule(name_or_function: str | ScheduleFunction, num_steps: int, **parameters: Any) -> NoiseSchedule:
+def build_schedule(
+    name_or_function: str | ScheduleFunction, num_steps: int, *, keys: Collection[str] | None = None, **parameters: Any
+) -> NoiseSchedule:
     """The schedule of this name (key ``noise_schedule``), or of a user's own function.
 
     Args:
         name_or_function: a name in :data:`SCHEDULES`, or ``f(num_steps, **parameters) -> betas (T,)``.
         num_steps: T.
+        keys: the schedules' keys that the model has; one that needs another is not offered. None for all of them.
         parameters: the schedule's own keys under their configuration names (``beta_start``, ``beta_end``, ``eq14_a``,
             ``eq14_b``, ``variance_scale``, ``variance_min``, ``variance_max``). None means "not given".
 
     Raises:
-        ValueError: unknown name, a parameter that is missing or that this schedule does not take, a wrong number of
-            betas, or betas that are no schedule (see :class:`NoiseSchedule`). The message names the keys.
+        ValueError: unknown name, a schedule that needs more than ``keys``, a parameter that is missing or that this
+            schedule does not take, a wrong number of betas, or betas that are no schedule (see
+            :class:`NoiseSchedule`). The message names the keys.
     """
     if isinstance(num_steps, bool) or not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
         raise ValueError(f"num_steps is {num_steps!r}; it must be a whole number of at least 1")
-    function, name = _schedule_function(name_or_function)
+    function, name = _schedule_function(name_or_function, keys)
     given = {key: value for key, value in parameters.items() if value is not None}
     _check_parameters(function, name, given)
     betas = function(int(num_steps), **given)
@@ -269,22 +273,53 @@ def build_schedule(name_or_function: str | ScheduleFunction, num_steps: int, **p
         raise ValueError(f"noise_schedule {name} with {settings}: {error} (change {keys})") from None
 
 
-def _schedule_function(name_or_function: str | ScheduleFunction) -> tuple[ScheduleFunction, str]:
-    """The function and how messages call it."""
+def _schedule_function(
+    name_or_function: str | ScheduleFunction, keys: Collection[str] | None
+) -> tuple[ScheduleFunction, str]:
+    """The function, which needs no key but these, and how messages call it."""
+
+    def lacking(function: ScheduleFunction) -> list[str]:
+        return [] if keys is None else [key for key in _needed(function) if key not in keys]
+
+    possible = [name for name, function in SCHEDULES.items() if not lacking(function)]
+    if not callable(name_or_function) and name_or_function not in SCHEDULES:
+        near = difflib.get_close_matches(str(name_or_function).lower(), possible, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown noise_schedule {name_or_function!r}{hint} (allowed: {', '.join(possible)})")
     if callable(name_or_function):
-        return name_or_function, getattr(name_or_function, "__name__", repr(name_or_function))
-    if name_or_function in SCHEDULES:
-        return SCHEDULES[name_or_function], repr(name_or_function)
-    near = difflib.get_close_matches(str(name_or_function).lower(), SCHEDULES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown noise_schedule {name_or_function!r}{hint} (allowed: {', '.join(SCHEDULES)})")
+        function, name = name_or_function, getattr(name_or_function, "__name__", repr(name_or_function))
+    else:
+        function, name = SCHEDULES[name_or_function], repr(name_or_function)
+    if lacking(function):
+        raise ValueError(
+            f"noise_schedule {name} needs {', '.join(lacking(function))}, for which this model has no key "
+            f"(allowed: {', '.join(possible)}, or a function of {', '.join(['num_steps', *(keys or ())])})"
+        )
+    return function, name
+
+
+def _accepted(function: ScheduleFunction) -> list[inspect.Parameter] | None:
+    """What it takes beside num_steps; None where a compiled function does not tell."""
+    try:
+        return list(inspect.signature(function).parameters.values())[1:]
+    except ValueError:
+        return None
+
+
+def _needed(function: ScheduleFunction) -> list[str]:
+    """The parameters that it cannot do without."""
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [
+        parameter.name
+        for parameter in _accepted(function) or ()
+        if parameter.default is inspect.Parameter.empty and parameter.kind in named
+    ]
 
 
 def _check_parameters(function: ScheduleFunction, name: str, given: dict[str, Any]) -> None:
     """Every given parameter is taken, every required one is given."""
-    try:
-        accepted = list(inspect.signature(function).parameters.values())[1:]  # the first one is num_steps
-    except ValueError:  # a compiled function that does not tell
+    accepted = _accepted(function)
+    if accepted is None:
         return
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in accepted):
         names = [parameter.name for parameter in accepted]
@@ -294,12 +329,6 @@ def _check_parameters(function: ScheduleFunction, name: str, given: dict[str, An
                 raise ValueError(
                     f"noise_schedule {name} does not take {key!r}: {takes} (remove {key} or change noise_schedule)"
                 )
-    for parameter in accepted:
-        wanted = parameter.default is inspect.Parameter.empty and parameter.kind in (
-            inspect.Parameter.KEYWORD_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        )
-        if wanted and parameter.name not in given:
-            raise ValueError(
-                f"noise_schedule {name} needs {parameter.name!r}, which is not given (set the key {parameter.name})"
-            )
+    for key in _needed(function):
+        if key not in given:
+            raise ValueError(f"noise_schedule {name} needs {key!r}, which is not given (set the key {key})")

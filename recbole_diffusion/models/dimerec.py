@@ -32,7 +32,6 @@ from recbole_diffusion.diffusion.geodesic import GeodesicWalk
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
 from recbole_diffusion.diffusion.process import CLEAN, GaussianProcess
 from recbole_diffusion.diffusion.sampler import ReverseSampler
-from recbole_diffusion.diffusion.schedules import build_schedule
 from recbole_diffusion.diffusion.sphere import normalise
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.guidance_extractors import build_guidance_extractor, guidance_count
@@ -41,6 +40,7 @@ from recbole_diffusion.interests.multi_interest import Interests, select_interes
 from recbole_diffusion.losses.negatives import NegativeSampler, build_negative_sampler
 from recbole_diffusion.losses.same_negatives import softmax_of_each, without_history
 from recbole_diffusion.models.base import DiffusionRecommender, named_part
+from recbole_diffusion.models.beta_schedule import beta_schedule
 from recbole_diffusion.models.dimerec_options import DimeRecOptions
 from recbole_diffusion.models.item_counts import training_item_counts
 from recbole_diffusion.models.item_table import item_table
@@ -85,8 +85,7 @@ class DimeRec(DiffusionRecommender):
             fusion=o.guidance_fusion,
             unit_output=sphere and o.normalise_prediction,
         )
-        betas = {"beta_start": o.beta_start, "beta_end": o.beta_end} if o.noise_schedule == "linear" else {}
-        schedule = build_schedule(named_part(o.noise_schedule), o.num_steps, **betas)
+        schedule = beta_schedule(o.noise_schedule, o.num_steps, o.beta_start, o.beta_end)
         self.process: GeodesicWalk | GaussianProcess = GaussianProcess(schedule, o.reverse_noise)
         if sphere:
             self.process = GeodesicWalk(

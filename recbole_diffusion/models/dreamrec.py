@@ -28,11 +28,11 @@ from recbole_diffusion.diffusion.guidance import ClassifierFreeGuidance, drop_co
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
 from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
 from recbole_diffusion.diffusion.sampler import build_sampler
-from recbole_diffusion.diffusion.schedules import build_schedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.history_encoder import HistoryEncoder
 from recbole_diffusion.losses.reconstruction import reconstruction_distance
 from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
+from recbole_diffusion.models.beta_schedule import beta_schedule
 from recbole_diffusion.models.item_table import item_table
 
 
@@ -90,8 +90,7 @@ class DreamRec(DiffusionRecommender):
             o.hidden_size, o.num_steps, hidden_sizes=o.denoiser_hidden_sizes, activation=o.hidden_act
         )
         self.guided = ClassifierFreeGuidance(self.denoiser, o.guidance_scale)
-        betas = {"beta_start": o.beta_start, "beta_end": o.beta_end} if o.noise_schedule == "linear" else {}
-        schedule = build_schedule(named_part(o.noise_schedule), o.num_steps, **betas)
+        schedule = beta_schedule(o.noise_schedule, o.num_steps, o.beta_start, o.beta_end)
         self.process = GaussianProcess(schedule, o.reverse_noise)
         self.noise = build_noise(named_part(o.noise))
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)

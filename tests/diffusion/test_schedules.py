@@ -232,6 +232,17 @@ def test_missing_parameter_is_named(name: str, given: dict, missing: str) -> Non
         build_schedule(name, 32, **given)
 
 
+def test_a_schedule_that_needs_a_key_which_the_model_lacks_is_refused() -> None:
+    keys = ("beta_start", "beta_end")
+    np.testing.assert_array_equal(
+        build_schedule("linear", 8, keys=keys, beta_start=0.1, beta_end=0.2).tables["betas"], np.linspace(0.1, 0.2, 8)
+    )
+    with pytest.raises(ValueError, match=r"'eq14' needs eq14_a, eq14_b, for which this model has no key \(allowed: "):
+        build_schedule("eq14", 8, keys=keys)
+    with pytest.raises(ValueError, match=r"needs slope, for which this model has no key.*function of num_steps\)"):
+        build_schedule(lambda num_steps, slope: [slope] * num_steps, 8, keys=())
+
+
 def test_parameter_of_another_schedule_is_named_and_none_is_not_given() -> None:
     with pytest.raises(ValueError, match=r"'trunc_lin' does not take 'eq14_a': it takes no parameters \(remove eq14_a"):
         build_schedule("trunc_lin", 32, eq14_a=0.5)

@@ -14,6 +14,11 @@ def halving_schedule(num_steps: int) -> np.ndarray:
     return np.full(num_steps, 0.5)
 
 
+def geometric_schedule(num_steps: int, *, beta_start: float, beta_end: float = 0.2) -> np.ndarray:
+    """Every beta is the same multiple of the one before."""
+    return np.geomspace(beta_start, beta_end, num_steps)
+
+
 class FirstStep:
     """Trains on the cleanest step alone."""
 
