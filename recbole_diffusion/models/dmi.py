@@ -124,7 +124,8 @@ def _schedule(o: DMIOptions) -> NoiseSchedule:
         parameters = {"variance_min": low, "variance_max": high}
     elif o.noise_schedule == "linear":
         parameters = {"beta_start": low if o.num_steps > 1 else high, "beta_end": high}
-    schedule = build_schedule(named_part(o.noise_schedule), o.num_steps, **parameters)
+    keys = () if ":" in o.noise_schedule else ("beta_start", "beta_end", "variance_min", "variance_max")
+    schedule = build_schedule(named_part(o.noise_schedule), o.num_steps, keys=keys, **parameters)
     if o.first_beta is None:
         return schedule
     return NoiseSchedule([o.first_beta, *schedule.tables["betas"][1:]])

@@ -585,6 +585,8 @@ def test_it_overfits_a_few_rows(keys: dict[str, Any]) -> None:
         ({"reconstruction_weight": -1.0}, "reconstruction_weight is -1.0"),
         ({"variance_max": 0.00001}, "variance"),
         ({"noise_schedule": "linearvar"}, "linear_var"),
+        ({"noise_schedule": "eq14"}, "'eq14' needs eq14_a, eq14_b, for which this model has no key"),
+        ({"noise_schedule": "tests.models.own_parts:geometric_schedule"}, "needs beta_start, for which this model"),
         ({"step_sampler": "first"}, "uniform"),
         ({"base": "mind"}, "base"),
         ({"base": "comirec_dr", "initialisation": "glorot"}, "initialisation"),
