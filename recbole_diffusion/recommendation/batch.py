@@ -246,8 +246,14 @@ def _report(output: Path, made_now: int, began: float) -> RecommendedFile:
 
 
 def _search_path() -> tuple[str, ...]:
-    """Folders of modules that are not installed: this package's, where it is a checkout, and the working directory."""
-    return tuple(dict.fromkeys([str(Path(__file__).resolve().parents[2]), str(Path.cwd())]))
+    """Folders in which modules of the user's, or this package in a checkout, may lie: those of this process's path that
+    no installation made, and the working directory."""
+    folders = [os.path.abspath(path) for path in sys.path]  # "" is the working directory
+    own = [
+        path for path in folders if os.path.isdir(path) and not {"site-packages", "lib-dynload"} & set(Path(path).parts)
+    ]
+    library = os.path.dirname(os.__file__)
+    return tuple(dict.fromkeys([path for path in own if path != library] + [os.getcwd()]))
 
 
 def _wanted(settings: Settings, source: HistoryFile, part_size: int, show_progress: bool) -> dict[str, Any]:

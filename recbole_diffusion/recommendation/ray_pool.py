@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from typing import Any
 import pyarrow
 
 from recbole_diffusion.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 INSTALL = "pip install 'recbole-diffusion[tune]'"
 BLOCKS = 256  # pieces of work that parts are dealt out in, at most
@@ -80,7 +84,8 @@ def _start(ray: Any, address: str | None, python_path: str) -> None:
     if address is None:
         os.environ["PYTHONPATH"] = python_path  # workers of this machine inherit it
         try:
-            ray.init(address="local", include_dashboard=False, **options)
+            with _quiet_terminal():
+                ray.init(address="local", include_dashboard=False, **options)
         except Exception as error:  # Ray's own is a plain Exception
             if "timed out during startup" not in str(error):
                 raise
@@ -89,9 +94,29 @@ def _start(ray: Any, address: str | None, python_path: str) -> None:
             ) from error
         return
     try:
-        ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": python_path}}, **options)
+        with _quiet_terminal():
+            ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": python_path}}, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"no Ray cluster at ray_address {address}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _quiet_terminal() -> Iterator[None]:
+    """Keep what Ray's libraries write to standard error past Python's logging, and show it if an error comes of it."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            if failed:
+                kept.seek(0)
+                logger.info("%s", kept.read().decode(errors="replace").rstrip())
 
 
 def actors_that_fit(ray: Any, wanted: int | None, cpus: float, gpus: float) -> int:

@@ -19,6 +19,7 @@ from recbole_diffusion.quick_start import RunResult, run
 from .patient_driver import patient_start
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")  # on a busy machine Ray gives up after half a minute
 
 TINY: dict[str, Any] = {
     "use_gpu": False,
