@@ -22,6 +22,7 @@ from recbole_diffusion.data.history_length import needs_fixed_width, reads_examp
 from recbole_diffusion.data.prepared import PreparedData
 from recbole_diffusion.data.protocols import split_rows
 from recbole_diffusion.data.sequences import ExampleFields, ExampleRows
+from recbole_diffusion.data.target_counts import target_counts
 from recbole_diffusion.errors import UserError
 
 logger = getLogger(__name__)
@@ -195,6 +196,18 @@ class HistoryDataset(_Base):
         if reads_examples(self.config.model_class):
             views[0] = self.inter_feat.part(split.train, keep=True)
         return [self.copy(view) for view in views]
+
+    def training_target_counts(self) -> np.ndarray:
+        """How often an epoch asks for each item, on average, where this is the training part; (items,)."""
+        if not isinstance(self.inter_feat, ExampleRows):  # RecBole's loader yields every row
+            return np.bincount(np.asarray(self.inter_feat[self.iid_field]), minlength=self.item_num)
+        return target_counts(
+            self.inter_feat,
+            self.iid_field,
+            self.item_num,
+            one_cut_per_user=bool(self.config["one_cut_per_user"]),
+            every_place=self.config["train_positions"] == "all",
+        )
 
     def split(self) -> Split:
         """The rows of training, validation and test."""

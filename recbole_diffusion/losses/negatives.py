@@ -148,7 +148,8 @@ class InBatchNegatives(nn.Module):
     """The batch's targets; a row's own is left out by the loss.
 
     Args:
-        item_counts: (V,) how often each item is a target in training; without them there is no log-q correction.
+        item_counts: (V,) how often each item is a target in training, whole numbers or not; an item that is none counts
+            as the rarest target. Without them there is no log-q correction.
     """
 
     log_probability: Tensor | None
@@ -157,10 +158,10 @@ class InBatchNegatives(nn.Module):
         super().__init__()
         log_probability = None
         if item_counts is not None:
-            share = _counts(item_counts).double().clone()
-            share[0] = 0.0
-            share = share.clamp_min(0.5) / share.sum().clamp_min(1.0)  # a target that was never counted was seen once
-            log_probability = share.log().float()
+            counts = _counts(item_counts).double().clone()
+            counts[0] = 0.0
+            least = counts[counts > 0].amin() if bool((counts > 0).any()) else counts.new_ones(())
+            log_probability = (counts.clamp_min(least) / counts.sum().clamp_min(least)).log().float()
         self.register_buffer("log_probability", log_probability, persistent=False)
 
     def forward(self, targets: Tensor, n_items: int) -> Negatives:

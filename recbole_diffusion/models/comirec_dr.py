@@ -26,7 +26,7 @@ from recbole_diffusion.interests.multi_interest import Interests, select_interes
 from recbole_diffusion.interests.routing import DynamicRouting, RoutingSoftmax
 from recbole_diffusion.losses.objective import Loss, build_objective
 from recbole_diffusion.models.base import Score, VectorRecommender
-from recbole_diffusion.models.item_counts import training_item_counts
+from recbole_diffusion.models.item_counts import sampler_item_counts
 from recbole_diffusion.models.item_table import item_table
 
 
@@ -71,7 +71,7 @@ class ComiRecDR(VectorRecommender):
             o.loss,
             o.negative_sampler,
             o.n_negatives,
-            item_counts=lambda: training_item_counts(dataset, self.n_items),
+            item_counts=lambda: sampler_item_counts(o.negative_sampler, dataset, self.n_items),
             log_q_correction=o.log_q_correction,
             remove_hits=o.remove_hits,
         )

@@ -42,7 +42,7 @@ from recbole_diffusion.losses.same_negatives import softmax_of_each, without_his
 from recbole_diffusion.models.base import DiffusionRecommender, named_part
 from recbole_diffusion.models.beta_schedule import beta_schedule
 from recbole_diffusion.models.dimerec_options import DimeRecOptions
-from recbole_diffusion.models.item_counts import training_item_counts
+from recbole_diffusion.models.item_counts import sampler_item_counts
 from recbole_diffusion.models.item_table import item_table
 
 
@@ -113,7 +113,7 @@ class DimeRec(DiffusionRecommender):
             self.negative_sampler = build_negative_sampler(
                 o.negative_sampler,
                 o.n_negatives,
-                item_counts=training_item_counts(dataset, self.n_items) if counted else None,
+                item_counts=sampler_item_counts(o.negative_sampler, dataset, self.n_items) if counted else None,
                 per_row=o.negatives == "per_row",
             )
 

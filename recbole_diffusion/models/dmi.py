@@ -43,7 +43,7 @@ from recbole_diffusion.losses.reconstruction import ReconstructionLoss
 from recbole_diffusion.losses.regularisers import routing_regulariser
 from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
 from recbole_diffusion.models.interest_refinement import DetachCondition, InterestRefinement, Reconstruction
-from recbole_diffusion.models.item_counts import training_item_counts
+from recbole_diffusion.models.item_counts import sampler_item_counts
 from recbole_diffusion.models.item_table import item_table
 
 
@@ -188,7 +188,7 @@ class DMI(DiffusionRecommender):
             o.loss,
             o.negative_sampler,
             o.n_negatives,
-            item_counts=lambda: training_item_counts(dataset, self.n_items),
+            item_counts=lambda: sampler_item_counts(o.negative_sampler, dataset, self.n_items),
             log_q_correction=o.log_q_correction,
             remove_hits=o.remove_hits,
             hardness=o.hardness if o.base == "remi" else 0.0,

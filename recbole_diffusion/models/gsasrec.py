@@ -27,7 +27,7 @@ from recbole_diffusion.interests.causal_encoder import Activation, CausalEncoder
 from recbole_diffusion.losses.negatives import build_negative_sampler
 from recbole_diffusion.losses.ranking import gbce, gbce_power
 from recbole_diffusion.models.base import Score, VectorRecommender
-from recbole_diffusion.models.item_counts import training_item_counts
+from recbole_diffusion.models.item_counts import sampler_item_counts
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class gSASRec(VectorRecommender):  # noqa: N801 (the model's name)
         self.sampler = build_negative_sampler(
             o.negative_sampler,
             o.n_negatives,
-            item_counts=training_item_counts(dataset, self.n_items) if o.negative_sampler != "uniform" else None,
+            item_counts=None
+            if o.negative_sampler == "uniform"
+            else sampler_item_counts(o.negative_sampler, dataset, self.n_items),
             per_row=o.negatives_per_row,
         )
 

@@ -109,6 +109,16 @@ def test_in_batch_uses_the_targets_and_their_share() -> None:
     assert InBatchNegatives()(TARGETS, 6).log_q is None
 
 
+def test_in_batch_shares_of_fractions() -> None:
+    """One cut of each user makes an item of long histories a small fraction; padding's number is not looked at."""
+    negatives = InBatchNegatives(torch.tensor([9.0, 0.01, 0.04, 0.05, 0.0, 0.9]))(torch.tensor([1, 2, 3, 4, 5]), 6)
+    assert negatives.log_q is not None
+    assert negatives.log_q.exp().tolist() == pytest.approx([0.01, 0.04, 0.05, 0.01, 0.9])  # item 4 as the rarest
+    nothing = InBatchNegatives(torch.zeros(3))(torch.tensor([1, 2]), 3).log_q
+    assert nothing is not None
+    assert nothing.isfinite().all()
+
+
 def test_same_seed_same_negatives() -> None:
     for name in NEGATIVE_SAMPLERS:
         sampler = build_negative_sampler(name, 4, item_counts=COUNTS)
