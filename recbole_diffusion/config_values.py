@@ -286,6 +286,10 @@ CHECKS: dict[str, Check] = {
     "use_gpu": boolean(),
     "worker": integer(0),
     "num_threads": integer(1, none=True),
+    "num_workers": integer(1),
+    "worker_restarts": integer(0),
+    "ray_address": text(none=True),
+    "train_noise": choice("generator", "keyed"),
     "seed": integer(0, below=2**32),  # numpy takes no larger one
     "eval_seed": integer(0, none=True),
     "reproducibility": boolean(),

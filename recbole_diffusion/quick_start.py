@@ -30,6 +30,9 @@ RESUMABLE_KEYS = (
     "eval_step",
     "show_progress",
     "num_threads",
+    "num_workers",
+    "worker_restarts",
+    "ray_address",
     "data_path",
     "eval_batch_size",
     "state",
@@ -178,8 +181,11 @@ def _execute(
     if config["num_threads"]:
         torch.set_num_threads(config["num_threads"])
     trainer_class(config.entry.trainer_class)  # refuses here, before anything is read
-    if not resume:
+    several = config["num_workers"] > 1 and checkpoint is None
+    if not resume or several:
         folder.write_config(config.to_plain())
+    if several:
+        return _execute_with_workers(config, folder, resume=resume)
     with (
         RunLog(folder.log, config["state"] or "INFO", terminal=bool(config["show_progress"])),
         warnings.catch_warnings(),
@@ -198,3 +204,15 @@ def _execute(
             if not resume and not isinstance(error, TrainingDiverged):
                 folder.discard_unless_trained()
             raise
+
+
+def _execute_with_workers(config: RunConfig, folder: RunFolder, *, resume: bool) -> RunResult:
+    """Run `config` in `folder` with several workers, which log and write the result."""
+    from recbole_diffusion.workers.ray_training import train_with_workers
+
+    try:
+        return train_with_workers(config, folder, resume=resume)
+    except UserError as error:
+        if not resume and not isinstance(error, TrainingDiverged):
+            folder.discard_unless_trained()
+        raise

@@ -27,7 +27,9 @@ from recbole_diffusion.provenance import check_same_data, code_version, data_fin
 from recbole_diffusion.registry import ModelEntry
 from recbole_diffusion.training.checkpoint import load_model, model_tensors, read_checkpoint
 from recbole_diffusion.training.run_folder import RunFolder
+from recbole_diffusion.training.shared_run import check_workers, in_turn
 from recbole_diffusion.training.trainer import trainer_class
+from recbole_diffusion.training.worker_group import ALONE, WorkerGroup
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +66,18 @@ class TrainingSession:
         valid_result, test_result: metrics so far; empty before they are there.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+    def __init__(self, config: RunConfig, folder: RunFolder, workers: WorkerGroup = ALONE) -> None:
         """Read the data and build model and trainer, from the configuration's seed.
+
+        Args:
+            config: its configuration.
+            folder: where it writes; of several workers the first one's writes, the others' do not.
+            workers: the group that trains the model, each of which opens the same session.
 
         Raises:
             UserError: anything a person can correct, in one line.
         """
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.workers = config, folder, workers
         self.began = time.perf_counter()
         self.checkpoint: Path | None = None
         self.valid_result: dict[str, float] = {}
@@ -79,7 +86,7 @@ class TrainingSession:
         config["checkpoint_dir"] = str(folder.path)
         logger.info("%s on %s, device %s, folder %s", entry.name, config["dataset"], device_name(device), folder.path)
         init_seed(config["seed"], config["reproducibility"])
-        dataset = checked_dataset(entry.dataset_class)(config)
+        dataset = in_turn(workers, lambda: checked_dataset(entry.dataset_class)(config))
         self.train_data, self.valid_data, self.test_data = prepare_loaders(config, dataset)
         self.fingerprint = data_fingerprint(Path(config["data_path"]), dataset)
         _log_dataset(dataset, self.train_data, self.valid_data, self.test_data)
@@ -91,7 +98,7 @@ class TrainingSession:
         _warn_of_unseen_users(config, model, dataset)
         model_tensors(model)  # refuses, before it trains, a model that could not be stored
         trainer_type = trainer_class(entry.trainer_class)
-        self.trainer = trainer_type(config, model, folder, self.train_data, self.fingerprint)
+        self.trainer = trainer_type(config, model, folder, self.train_data, self.fingerprint, workers)
         self.parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         logger.info("%d parameters", self.parameters)
 
@@ -107,10 +114,12 @@ class TrainingSession:
             TrainingDiverged: a loss is not finite.
             UserError: the checkpoint does not fit.
         """
+        check_workers(self.config, self.trainer, self.train_data, self.workers)
         if resume:
             if not self.trainer.resume():
                 logger.info("the run was cut before its first epoch ended; it starts again")
-            self.folder.write_config(self.config.to_plain())
+            if self.workers.size == 1:
+                self.folder.write_config(self.config.to_plain())
         show = bool(self.config["show_progress"])
         self.trainer.fit(self.train_data, self.valid_data, show_progress=show, callback_fn=callback_fn)
         self.trainer.load_best()

@@ -195,6 +195,9 @@ class HistoryTrainLoader(TrainDataLoader, HistoryLoader):
 class HistoryEvalLoader(FullSortEvalDataLoader, HistoryLoader):
     """Rows to rank among all items, with their targets and, for `filter_seen`, the items of their histories."""
 
+    reads_any_rows = True
+    """`collate_fn` makes a batch of any rows, whichever came before."""
+
     def collate_fn(self, index: np.ndarray) -> tuple[Interaction, Any, torch.Tensor, torch.Tensor]:
         """A batch as RecBole's evaluation takes it.
 

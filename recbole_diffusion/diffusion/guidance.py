@@ -17,10 +17,13 @@ from torch import Tensor
 
 from recbole_diffusion.diffusion.noise import NoiseSource
 from recbole_diffusion.diffusion.sampler import Denoiser
+from recbole_diffusion.keyed_draws import current_draws
 
 
 def drop_condition(condition: Tensor, none: Tensor, probability: float) -> Tensor:
-    """Each row's condition, or ``none`` with this probability; drawn from torch's global generator.
+    """Each row's condition, or ``none`` with this probability.
+
+    Drawn from torch's global generator, or from the batch's keyed draws.
 
     Args:
         condition: (B, D).
@@ -34,7 +37,11 @@ def drop_condition(condition: Tensor, none: Tensor, probability: float) -> Tenso
         raise ValueError(f"the probability of dropping the condition is {probability}; it must lie in 0 .. 1")
     if probability == 0.0:
         return condition
-    dropped = torch.rand(len(condition), 1, device=condition.device) < probability
+    draws = current_draws()
+    if draws is None:
+        dropped = torch.rand(len(condition), 1, device=condition.device) < probability
+    else:
+        dropped = draws.uniform(len(condition), 1, device=condition.device) < probability
     return torch.where(dropped, none.to(condition.dtype), condition)
 
 

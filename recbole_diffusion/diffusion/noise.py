@@ -2,8 +2,9 @@
 
     epsilon ~ N(0, I)        (DDPM, Ho et al. 2020, algorithms 1 and 2)
 
-Training draws from the global stream. Evaluation draws from a stream that belongs to the row, so that what a row gets
-does not depend on the batch it happens to sit in (docs/decisions/012-row-noise.md).
+Training draws from the global stream, or from numbers keyed by step and row (`train_noise: keyed`, keyed_draws.py).
+Evaluation draws from a stream that belongs to the row, so that what a row gets does not depend on the batch it happens
+to sit in (docs/decisions/012-row-noise.md).
 Shapes: B batch (= rows), N positions of a row, D embedding.
 """
 
@@ -16,14 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_diffusion.keyed_draws import current_draws
+
 _MASK64 = (1 << 64) - 1
 
 
 class NoiseSource(Protocol):
     """Anything that hands out standard normal numbers; ``shape[0]`` counts the rows of the batch."""
 
-    per_row: bool
-    """Whether a row has its own stream, so that draws must be asked for row by row."""
+    @property
+    def per_row(self) -> bool:
+        """Whether a row has its own stream, so that draws must be asked for row by row."""
+        ...
 
     def select(self, index: Tensor | Sequence[int]) -> NoiseSource:
         """The source of these rows of the batch."""
@@ -52,13 +57,17 @@ class GlobalNoise:
     """Noise from one stream for the whole batch: torch's global one, or that of ``generator``.
 
     With a generator the numbers are drawn on the generator's own device and then moved.
-    ``lengths`` is ignored: padded positions get noise too.
+    ``lengths`` is ignored: padded positions get noise too. Where a training batch has keyed draws, these are asked
+    instead, row by row, and ``lengths`` counts.
     """
-
-    per_row = False
 
     def __init__(self, generator: torch.Generator | None = None) -> None:
         self.generator = generator
+
+    @property
+    def per_row(self) -> bool:
+        """Whether the batch at hand has keyed draws."""
+        return self.generator is None and current_draws() is not None
 
     def select(self, index: Tensor | Sequence[int]) -> GlobalNoise:
         """Itself: its stream belongs to no row."""
@@ -73,6 +82,9 @@ class GlobalNoise:
         lengths: Tensor | None = None,
     ) -> Tensor:
         """See :meth:`NoiseSource.normal`."""
+        draws = current_draws() if self.generator is None else None
+        if draws is not None:
+            return draws.normal(shape, device=device, dtype=dtype, lengths=lengths)
         where = device if self.generator is None else self.generator.device
         return torch.randn(tuple(shape), generator=self.generator, device=where, dtype=dtype).to(device)
 

@@ -47,7 +47,11 @@ class OffsetNoise:
         self.base = base
         self.kind = kind
         self.scale = scale
-        self.per_row = base.per_row
+
+    @property
+    def per_row(self) -> bool:
+        """As the other source's."""
+        return self.base.per_row
 
     def select(self, index: Tensor | Sequence[int]) -> OffsetNoise:
         """The source of these rows of the batch."""

@@ -17,6 +17,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from recbole_diffusion.batch_share import whole_batch
+from recbole_diffusion.keyed_draws import current_draws
+
 
 class StepSampler(Protocol):
     """Draws slots for training rows and may learn from their losses."""
@@ -43,6 +46,9 @@ class UniformSteps:
         self, n: int, *, device: torch.device | str, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`StepSampler.sample`."""
+        draws = current_draws() if generator is None else None
+        if draws is not None:
+            return (draws.uniform(n, 1, device=device)[:, 0] * self.num_steps).long(), torch.ones(n, device=device)
         where = device if generator is None else generator.device
         t = torch.randint(self.num_steps, (n,), device=where, generator=generator).to(device)
         return t, torch.ones(n, device=device)
@@ -111,13 +117,21 @@ class LossAwareSteps(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`StepSampler.sample`."""
         probability = self.probabilities().to(device if generator is None else generator.device)
-        t = torch.multinomial(probability, n, replacement=True, generator=generator)
+        draws = current_draws() if generator is None else None
+        if draws is None:
+            t = torch.multinomial(probability, n, replacement=True, generator=generator)
+        else:
+            below = probability.double().cumsum(0)
+            wanted = draws.uniform(n, 1, device=probability.device)[:, 0] * below[-1]
+            t = torch.searchsorted(below, wanted, right=True).clamp_max(self.num_steps - 1)
         weight = 1.0 / (self.num_steps * probability[t])
         return t.to(device), weight.to(device)
 
     @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:
         """Put the losses into their slots' rings, in the order given; losses that are not finite are left out.
+
+        Every worker takes note of the rows of all workers.
 
         Raises:
             ValueError: the two are not (n,) each.
@@ -127,8 +141,8 @@ class LossAwareSteps(nn.Module):
                 f"got slots of shape {tuple(t.shape)} and losses of shape {tuple(loss.shape)}; "
                 "both must be (n,), one loss per row"
             )
-        loss = loss.detach().to(self.losses)
-        t = t.to(self.losses.device)
+        loss = whole_batch(loss.detach().to(self.losses))
+        t = whole_batch(t.to(self.losses.device))
         finite = loss.isfinite()
         t, order = t[finite].sort(stable=True)
         loss = loss[finite][order]

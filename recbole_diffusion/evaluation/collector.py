@@ -9,7 +9,7 @@ resources that RecBole's collector would have left.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ from recbole_diffusion.evaluation.ranking import Pairs, RankedRows, TargetCounts
 from recbole_diffusion.evaluation.recbole_metrics import RANKING, register_metrics
 
 logger = logging.getLogger(__name__)
+
+Held = tuple[list[Any], ...]
+"""Items, targets, numbers of targets, counts and users of every batch."""
 
 _ROW_METRICS = {name.lower() for name in ROW_METRICS}
 _LIST_METRICS = {"averagepopularity", "tailpercentage"}
@@ -106,6 +109,17 @@ class RankCollector(Collector):
             self._counts.append(ranked.counts)
         if users is not None:
             self._users.append(users.cpu().numpy())
+
+    def held(self) -> Held:
+        """What is kept so far, batch by batch, to be sent to another process."""
+        return self._items, self._targets, self._n_targets, self._counts, self._users
+
+    def hold(self, parts: Sequence[Held]) -> None:
+        """Keep what other collectors `held`, in this order, and nothing else."""
+        self._forget()
+        for part in parts:
+            for kept, more in zip(self.held(), part, strict=True):
+                kept.extend(more)
 
     def eval_batch_collect(
         self, scores_tensor: Tensor, interaction: Any, positive_u: Tensor, positive_i: Tensor

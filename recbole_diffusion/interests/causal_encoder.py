@@ -240,11 +240,18 @@ class CausalEncoder(nn.Module):
         Returns:
             (P, D) and (P,).
         """
+        return self.placed_pairs(item_vectors, item_seq, item_seq_len, targets, positions)[:2]
+
+    def placed_pairs(
+        self, item_vectors: Tensor, item_seq: Tensor, item_seq_len: Tensor, targets: Tensor, positions: TrainPositions
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `pairs`, and where each stands: (P, 2) row and place in its history; None for one a row."""
         states, layout = self(item_vectors, item_seq, item_seq_len, last_only=positions == "last")
         if positions == "last":
-            return states, targets
+            return states, targets, None
         token, items = training_pairs(layout, item_seq, item_seq_len, targets, positions)
-        return states.index_select(0, token), items
+        places = torch.stack((layout.row[token], layout.position[token]), dim=1)
+        return states.index_select(0, token), items, places
 
     def users(self, item_vectors: Tensor, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """The state after the last item of each history, (B, D)."""

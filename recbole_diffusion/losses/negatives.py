@@ -6,7 +6,8 @@
     in_batch      q(i) = share of i among training targets     the other rows' targets (Yi et al. 2019)
 
 q is the proposal that the log-q correction of a sampled softmax subtracts (Bengio and Senecal 2008): s(i) - log q(i),
-for negatives and target alike. Item 0 is padding and never drawn; draws come from torch's global generator.
+for negatives and target alike. Item 0 is padding and never drawn; draws come from torch's global generator, or from
+the batch's keyed draws, where negatives that rows share are one draw for all workers.
 
 Drawn without repeats, an item enters with probability 1 - exp(-p_i tau) given the number of tries tau, which is what
 TensorFlow's sampler reports. The draw here is the same in law and needs no rejection: the M largest of log p_i +
@@ -24,6 +25,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from recbole_diffusion.batch_share import whole_batch
+from recbole_diffusion.keyed_draws import current_draws
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,29 @@ class Negatives:
 class NegativeSampler(Protocol):
     """Draws negatives for a batch of targets."""
 
-    def __call__(self, targets: Tensor, n_items: int) -> Negatives:
-        """Negatives for targets (B,) out of the ids 1 .. n_items - 1."""
+    def __call__(self, targets: Tensor, n_items: int, places: Tensor | None = None) -> Negatives:
+        """Negatives for targets (B,) out of the ids 1 .. n_items - 1.
+
+        Args:
+            targets: (B,), or (P,) of several places of a row.
+            n_items: V.
+            places: (P, 2) row and number in the row of each target, where they are not one a row.
+        """
         ...
 
 
 def _shape(n_negatives: int, per_row: bool, targets: Tensor) -> tuple[int, ...]:
     return (targets.shape[0], n_negatives) if per_row else (n_negatives,)
+
+
+def _uniform_draws(shape: tuple[int, ...], device: torch.device, places: Tensor | None) -> Tensor | None:
+    """Keyed uniform numbers (M,) for all rows or (B, M); None where torch's generator is asked."""
+    draws = current_draws()
+    if draws is None:
+        return None
+    if len(shape) == 1:
+        return draws.shared_uniform(shape[0], device=device)
+    return draws.uniform(*shape, device=device, parts=places)
 
 
 def _checked(n_negatives: int) -> int:
@@ -77,10 +97,14 @@ class UniformNegatives:
         self.n_negatives = _checked(n_negatives)
         self.per_row = per_row
 
-    def __call__(self, targets: Tensor, n_items: int) -> Negatives:
+    def __call__(self, targets: Tensor, n_items: int, places: Tensor | None = None) -> Negatives:
         """See :meth:`NegativeSampler.__call__`."""
         shape = _shape(self.n_negatives, self.per_row, targets)
-        ids = torch.randint(1, n_items, shape, device=targets.device)
+        uniform = _uniform_draws(shape, targets.device, places)
+        if uniform is None:
+            ids = torch.randint(1, n_items, shape, device=targets.device)
+        else:
+            ids = 1 + uniform.mul_(n_items - 1).long()
         log_q = torch.full((), -math.log(n_items - 1), device=targets.device)
         return Negatives(ids, log_q.expand(shape), log_q.expand(targets.shape))
 
@@ -115,13 +139,15 @@ class LogUniformNegatives(nn.Module):
         self.register_buffer("by_popularity", order + 1, persistent=False)
         self.register_buffer("log_probability", by_id.log().float(), persistent=False)  # -inf for padding
 
-    def forward(self, targets: Tensor, n_items: int) -> Negatives:
+    def forward(self, targets: Tensor, n_items: int, places: Tensor | None = None) -> Negatives:
         """See :meth:`NegativeSampler.__call__`."""
         _counts(self.log_probability, n_items)
         if self.unique:
             return self._without_repeats(targets)
         shape = _shape(self.n_negatives, self.per_row, targets)
-        uniform = torch.rand(shape, dtype=torch.float64, device=targets.device)
+        uniform = _uniform_draws(shape, targets.device, places)
+        if uniform is None:
+            uniform = torch.rand(shape, dtype=torch.float64, device=targets.device)
         rank = ((uniform * math.log(n_items)).exp() - 1).long().clamp_(0, n_items - 2)
         ids = self.by_popularity[rank]
         return Negatives(ids, self.log_probability[ids], self.log_probability[targets])
@@ -133,7 +159,12 @@ class LogUniformNegatives(nn.Module):
             ids = torch.arange(1, len(log_p) + 1, device=targets.device)
             certain = log_p.new_zeros(())
             return Negatives(ids, certain.expand(ids.shape), certain.expand(targets.shape))
-        gumbel = -torch.empty_like(log_p).exponential_().clamp_min_(torch.finfo(log_p.dtype).tiny).log()
+        draws = current_draws()
+        if draws is None:
+            exponential = torch.empty_like(log_p).exponential_()
+        else:
+            exponential = -torch.log1p(-draws.shared_uniform(len(log_p), device=log_p.device)).to(log_p.dtype)
+        gumbel = -exponential.clamp_min_(torch.finfo(log_p.dtype).tiny).log()
         largest, chosen = (log_p + gumbel).topk(n_drawn + 1)
         ids = chosen[:-1] + 1
 
@@ -145,7 +176,7 @@ class LogUniformNegatives(nn.Module):
 
 
 class InBatchNegatives(nn.Module):
-    """The batch's targets; a row's own is left out by the loss.
+    """The batch's targets, those of all workers; a row's own is left out by the loss.
 
     Args:
         item_counts: (V,) how often each item is a target in training, whole numbers or not; an item that is none counts
@@ -164,10 +195,12 @@ class InBatchNegatives(nn.Module):
             log_probability = (counts.clamp_min(least) / counts.sum().clamp_min(least)).log().float()
         self.register_buffer("log_probability", log_probability, persistent=False)
 
-    def forward(self, targets: Tensor, n_items: int) -> Negatives:
+    def forward(self, targets: Tensor, n_items: int, places: Tensor | None = None) -> Negatives:
         """See :meth:`NegativeSampler.__call__`."""
-        log_q = None if self.log_probability is None else self.log_probability[targets]
-        return Negatives(targets, log_q, log_q, holds_targets=True)
+        ids = whole_batch(targets)
+        if self.log_probability is None:
+            return Negatives(ids, holds_targets=True)
+        return Negatives(ids, self.log_probability[ids], self.log_probability[targets], holds_targets=True)
 
 
 def _uniform(n_negatives: int, item_counts: Tensor | None, per_row: bool) -> NegativeSampler:

@@ -42,15 +42,17 @@ class RankingObjective(nn.Module):
         self.log_q_correction, self.remove_hits = log_q_correction, remove_hits
         self.hardness, self.detach_weights, self.temperature = hardness, detach_weights, temperature
 
-    def forward(self, user_vectors: Tensor, item_vectors: Tensor, targets: Tensor) -> Tensor:
-        """Losses (B,) of the rows, not averaged."""
+    def forward(
+        self, user_vectors: Tensor, item_vectors: Tensor, targets: Tensor, places: Tensor | None = None
+    ) -> Tensor:
+        """Losses (B,) of the rows, not averaged; `places` as for :class:`NegativeSampler`."""
         if self.sampler is None:
             return full_softmax(user_vectors / self.temperature, item_vectors, targets, include_padding=False)
         return sampled_softmax(
             user_vectors,
             item_vectors,
             targets,
-            self.sampler(targets, item_vectors.shape[0]),
+            self.sampler(targets, item_vectors.shape[0], places),
             log_q_correction=self.log_q_correction,
             remove_hits=self.remove_hits,
             hardness=self.hardness,

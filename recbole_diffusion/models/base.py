@@ -100,6 +100,13 @@ class VectorRecommender(SequentialRecommender):
         """Named, weighted loss terms of a training batch; their sum is minimised."""
         raise TypeError(f"{type(self).__name__} does not define losses(interaction)")
 
+    def averaged_over(self, interaction: Interaction) -> dict[str, int | None]:
+        """What terms of `losses` are means of, where it is not the rows: how many there are, None for a sum over rows.
+
+        Several workers who share a batch add up their terms by it.
+        """
+        return {}
+
     def user_vectors(self, interaction: Interaction) -> Tensor:
         """User vectors (B, K, D)."""
         raise TypeError(f"{type(self).__name__} does not define user_vectors(interaction)")

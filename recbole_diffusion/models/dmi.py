@@ -232,6 +232,10 @@ class DMI(DiffusionRecommender):
             )
         return terms | refined
 
+    def averaged_over(self, interaction: Interaction) -> dict[str, int | None]:
+        """REMI's regulariser is a sum over rows, as published."""
+        return {"routing": None} if self.options.routing_reduction == "sum" else {}
+
     def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
         """All interests, refined by one chain of K queries a row (Algorithm 2): (B, K, D)."""
         items, interests = self.interests(interaction)

@@ -87,7 +87,7 @@ class gSASRec(VectorRecommender):  # noqa: N801 (the model's name)
 
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:
         """gBCE of the next item and the negatives at every trained place."""
-        states, items = self.encoder.pairs(
+        states, items, places = self.encoder.placed_pairs(
             self.item_embedding.weight,
             interaction[self.ITEM_SEQ],
             interaction[self.ITEM_SEQ_LEN],
@@ -96,9 +96,15 @@ class gSASRec(VectorRecommender):  # noqa: N801 (the model's name)
         )
         table = self.item_embedding.weight
         o: GSASRecOptions = self.options
-        negatives = self.sampler(items, self.n_items)
+        negatives = self.sampler(items, self.n_items, places)
         row_losses = gbce(states, table, items, negatives, calibration=o.calibration, remove_hits=o.remove_hits)
         return {"gbce": row_losses.mean()}
+
+    def averaged_over(self, interaction: Interaction) -> dict[str, int | None]:
+        """The trained places, which are as many as the histories have items."""
+        if self.options.train_positions == "last":
+            return {}
+        return {"gbce": int(interaction[self.ITEM_SEQ_LEN].sum())}
 
     def user_vectors(self, interaction: Interaction) -> Tensor:
         """The state after the latest item, (B, 1, D)."""

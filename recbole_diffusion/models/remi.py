@@ -117,6 +117,10 @@ class REMI(VectorRecommender):
             )
         return terms
 
+    def averaged_over(self, interaction: Interaction) -> dict[str, int | None]:
+        """The published regulariser is a sum over rows."""
+        return {"routing": None} if self.options.routing_reduction == "sum" else {}
+
     def user_vectors(self, interaction: Interaction) -> Tensor:
         """All interests (B, K, D)."""
         return self.interests(interaction).vectors

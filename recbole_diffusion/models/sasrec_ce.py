@@ -80,6 +80,12 @@ class SASRecCE(VectorRecommender):
         row_losses = full_softmax(states, self.item_embedding.weight, items, include_padding=include_padding)
         return {"cross_entropy": row_losses.mean()}
 
+    def averaged_over(self, interaction: Interaction) -> dict[str, int | None]:
+        """The trained places, which are as many as the histories have items."""
+        if self.options.train_positions == "last":
+            return {}
+        return {"cross_entropy": int(interaction[self.ITEM_SEQ_LEN].sum())}
+
     def user_vectors(self, interaction: Interaction) -> Tensor:
         """The state after the latest item, (B, 1, D)."""
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]

@@ -84,14 +84,20 @@ class SASRecSampled(VectorRecommender):
 
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:
         """Cross-entropy of the next item at every trained place, over it and the negatives."""
-        states, items = self.encoder.pairs(
+        states, items, places = self.encoder.placed_pairs(
             self.item_embedding.weight,
             interaction[self.ITEM_SEQ],
             interaction[self.ITEM_SEQ_LEN],
             interaction[self.POS_ITEM_ID],
             self.options.train_positions,
         )
-        return {"sampled_softmax": self.objective(states, self.item_embedding.weight, items).mean()}
+        return {"sampled_softmax": self.objective(states, self.item_embedding.weight, items, places).mean()}
+
+    def averaged_over(self, interaction: Interaction) -> dict[str, int | None]:
+        """The trained places, which are as many as the histories have items."""
+        if self.options.train_positions == "last":
+            return {}
+        return {"sampled_softmax": int(interaction[self.ITEM_SEQ_LEN].sum())}
 
     def user_vectors(self, interaction: Interaction) -> Tensor:
         """The state after the latest item, (B, 1, D)."""

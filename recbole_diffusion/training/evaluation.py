@@ -26,7 +26,9 @@ from recbole_diffusion.evaluation.collector import EvaluatedRows, RankCollector
 from recbole_diffusion.evaluation.per_user import write_per_user
 from recbole_diffusion.evaluation.ranking import by_row, rank_by_rows, rank_by_vectors, rank_scores
 from recbole_diffusion.models.base import EVALUATION_ROW, VectorRecommender, relevance
+from recbole_diffusion.training.evaluation_share import own_batches
 from recbole_diffusion.training.run_folder import RunFolder
+from recbole_diffusion.training.worker_group import ALONE, WorkerGroup
 
 # Keys that per-user results carry along.
 PER_USER_FACTS = (
@@ -55,6 +57,7 @@ class RankingTrainer(Trainer):
     """RecBole's trainer with this package's evaluation."""
 
     folder: RunFolder
+    workers: WorkerGroup = ALONE  # with several, each ranks its rows and the first one makes the metrics
     item_tensor: Any
     eval_collector: RankCollector
     evaluated_rows: EvaluatedRows | None = None  # of the last evaluation, where `save_per_user` asks for them
@@ -85,18 +88,32 @@ class RankingTrainer(Trainer):
         if self.config["eval_type"] == EvaluatorType.RANKING:
             self.tot_item_num = eval_data._dataset.item_num
         vectors = self.model.item_vectors() if self._scores_by_vectors() and not sampled else None
-        for batch in self._numbered(progress(eval_data, "evaluate", show_progress), 0):
+        batches, first_row, own = own_batches(eval_data, self.workers)
+        numbered = self._numbered(progress(batches, "evaluate", show_progress), first_row)
+        for number, batch in enumerate(numbered):
+            if number not in own:
+                continue
             if sampled:
                 self._rank_sampled(batch)
             else:
                 self._rank_all(batch, vectors)
-        self.eval_collector.model_collect(self.model)
-        result, rows = self.eval_collector.evaluated(self.evaluator)
+        result, rows = self._joined()
         self.evaluated_rows = rows if self.config["save_per_user"] else None
         if split is not None:
             self._write_per_user(split, eval_data._dataset, result)
         self.wandblogger.log_eval_metrics(result, head="eval")
         return result
+
+    def _joined(self) -> tuple[dict[str, float], EvaluatedRows | None]:
+        """The metrics of all workers' rows, known to all; the rows themselves, known to the first."""
+        collector = self.eval_collector
+        if self.workers.size > 1:
+            collector.hold(self.workers.gather(collector.held()))
+        found: tuple[dict[str, float], EvaluatedRows | None] = {}, None
+        if self.workers.first:
+            collector.model_collect(self.model)
+            found = collector.evaluated(self.evaluator)
+        return (found[0] if self.workers.size == 1 else self.workers.broadcast(found[0])), found[1]
 
     def _scores_by_vectors(self) -> bool:
         """Whether the model's scores are those of its user and item vectors, and none of its own."""

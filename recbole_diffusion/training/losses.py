@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.models.base import VectorRecommender
+from recbole_diffusion.training.worker_group import ALONE, WorkerGroup
 
 Terms = Mapping[str, Tensor]
 ADVICE = "lower learning_rate, set clip_grad_norm: {max_norm: 1.0} or use precision: fp32"
@@ -54,29 +55,37 @@ def terms_of(model: Any, loss_function: Callable[[Interaction], Any] | None) -> 
 class EpochLosses:
     """Sums over the batches of an epoch.
 
+    Args:
+        workers: the group whose contributions make up a batch's terms.
+
     Attributes:
         total: of the loss.
         terms: of its terms, by name; empty where the loss has none of its own.
         batches: how many there were.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers: WorkerGroup = ALONE) -> None:
+        self.workers = workers
         self.total = 0.0
         self.terms: dict[str, float] = {}
         self.batches = 0
 
     def add(self, terms: Terms) -> tuple[Tensor, float]:
-        """Count one batch; its loss, the sum of the terms, as a tensor to differentiate and as a number."""
+        """Count one batch; its loss, the sum of the terms, as a tensor to differentiate and as a number.
+
+        Of several workers each gives its part; the tensor is then as many times the worker's own part, whose gradient
+        is averaged over workers, and the number is the whole batch's.
+        """
         loss = functools.reduce(torch.add, terms.values())
         # one transfer from the device for all of them
         numbers = torch.stack([term.detach().float().reshape(()) for term in (loss, *terms.values())])
-        value, *parts = numbers.tolist()
+        value, *parts = self.workers.sum(numbers).tolist()
         self.total += value
         self.batches += 1
         if set(terms) != {"loss"}:
             for name, part in zip(terms, parts, strict=True):
                 self.terms[name] = self.terms.get(name, 0.0) + part
-        return loss, value
+        return loss * self.workers.size if self.workers.size > 1 else loss, value
 
 
 def in_words(loss: float, terms: Mapping[str, float]) -> str:

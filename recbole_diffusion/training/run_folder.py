@@ -20,6 +20,7 @@ import logging
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,10 +43,17 @@ class PlainFormatter(logging.Formatter):
 
 
 class RunFolder:
-    """Paths inside a run's folder, and its text files."""
+    """Paths inside a run's folder, and its text files.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the folder.
+        writes: False for a process that reads along while another one writes: nothing it is told to write is written.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
+        self.writes = writes
+        self._elsewhere: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def create(cls, output: Path, name: str) -> RunFolder:
@@ -86,12 +94,12 @@ class RunFolder:
 
     def remove_unfinished(self) -> None:
         """Remove temporary files that a killed process left."""
-        for file in self.path.rglob(".*.tmp"):
+        for file in self.path.rglob(".*.tmp") if self.writes else ():
             file.unlink(missing_ok=True)
 
     def discard_unless_trained(self) -> None:
         """Remove the folder of a run that ended before it had anything to keep; the output folder too if empty."""
-        if self.last.exists() or self.best.exists():
+        if not self.writes or self.last.exists() or self.best.exists():
             return
         shutil.rmtree(self.path, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -122,6 +130,15 @@ class RunFolder:
         """The checkpoint to resume from."""
         return self.path / "last" / LAST_FILE
 
+    @property
+    def tensorboard(self) -> Path:
+        """Where curves are written; for a process that reads along, a folder that goes when the process does."""
+        if self.writes:
+            return self.path / "tensorboard"
+        if self._elsewhere is None:
+            self._elsewhere = tempfile.TemporaryDirectory(prefix="recbole-diff-")
+        return Path(self._elsewhere.name)
+
     def per_user(self, split: str) -> Path:
         """Results of the rows of valid or test."""
         return self.path / "per_user" / f"{split}.parquet"
@@ -133,11 +150,15 @@ class RunFolder:
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         """Write config.yaml."""
+        if not self.writes:
+            return
         text = yaml.safe_dump(dict(values), sort_keys=True, allow_unicode=True, default_flow_style=None)
         write_text_atomically(self.config, "# Every key as this run used it.\n" + text)
 
     def write_metrics(self, epochs: Sequence[Mapping[str, Any]]) -> None:
         """Write metrics.csv, one row an epoch."""
+        if not self.writes:
+            return
         columns = list(dict.fromkeys(column for row in epochs for column in row))
         stream = io.StringIO()
         writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
@@ -147,6 +168,8 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json."""
+        if not self.writes:
+            return
         write_text_atomically(self.result, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
 

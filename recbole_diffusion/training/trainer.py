@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score
-from torch.nn.utils import clip_grad_norm_
 
 from recbole_diffusion.compat import tensorboard_in
 from recbole_diffusion.errors import UserError
@@ -44,19 +43,13 @@ from recbole_diffusion.training.checkpoint import (
     write_checkpoint,
     write_text_atomically,
 )
-from recbole_diffusion.training.evaluation import RankingTrainer, progress
+from recbole_diffusion.training.epochs import OneLossEpochs
+from recbole_diffusion.training.evaluation import RankingTrainer
 from recbole_diffusion.training.item_catalogue import keep_items
-from recbole_diffusion.training.losses import (
-    EpochLosses,
-    TrainingDiverged,
-    in_words,
-    numbered,
-    stop_unless_finite,
-    stop_unless_weights_finite,
-    terms_of,
-)
+from recbole_diffusion.training.losses import TrainingDiverged, in_words, numbered, stop_unless_weights_finite
 from recbole_diffusion.training.optimizer import fused_adam, step_decay
 from recbole_diffusion.training.run_folder import RunFolder
+from recbole_diffusion.training.worker_group import ALONE, WorkerGroup
 
 __all__ = ["RunTrainer", "TrainingDiverged", "trainer_class"]
 
@@ -105,13 +98,15 @@ class _Run(RankingTrainer):
         folder: RunFolder,
         train_data: Any = None,
         fingerprint: dict[str, Any] | None = None,
+        workers: WorkerGroup = ALONE,
     ) -> None:
-        with tensorboard_in(folder.path / "tensorboard"):
+        with tensorboard_in(folder.tensorboard):
             super().__init__(config, model)
         self.item_tensor: Any = None
         if sum(isinstance(value, torch.optim.Optimizer) for value in vars(self).values()) > 1:
             raise UserError(OWN_PROCEDURE.format(type(self).__name__.removeprefix("Run")))
         self.folder = folder
+        self.workers = workers
         self.eval_collector = RankCollector(config)
         self.train_data = train_data
         self.fingerprint = fingerprint
@@ -168,6 +163,8 @@ class _Run(RankingTrainer):
 
     def _save_best(self, epoch: int) -> None:
         """Write best/: the weights with the facts in their header, the facts beside them for people, and the items."""
+        if not self.folder.writes:
+            return
         facts = self._facts(epoch)
         keep_items(self.folder.best, self.train_data, self.fingerprint)
         write_checkpoint(self.folder.best, Checkpoint(model_tensors(self.model), facts))
@@ -177,6 +174,8 @@ class _Run(RankingTrainer):
 
     def _save_last(self, epoch: int) -> None:
         """Write last/: everything that the next epoch depends on."""
+        if not self.folder.writes:
+            return
         optimizer_tensors, optimizer_facts = pack_optimizer(self.optimizer)
         random_tensors, random_facts = pack_random_state(self._generators(), self.device)
         tensors = {**model_tensors(self.model), **optimizer_tensors, **random_tensors}
@@ -232,8 +231,9 @@ class _Run(RankingTrainer):
 
     def load_best(self) -> None:
         """Put the best weights into the model."""
-        if self.folder.best.is_file():
+        if self.workers.first and self.folder.best.is_file():
             load_model(self.model, read_checkpoint(self.folder.best), self.folder.best)
+        self.workers.broadcast_weights(self.model)
 
     def _stored_best_epoch(self) -> int | None:
         """The epoch whose weights best/ holds, from 1; None without one."""
@@ -370,31 +370,5 @@ class _Run(RankingTrainer):
         return float(calculate_valid_score(result, self.valid_metric)), result, round(time.perf_counter() - began, 3)
 
 
-class RunTrainer(_Run):
+class RunTrainer(OneLossEpochs, _Run):
     """The trainer of models that minimise one loss, ours and most of RecBole's."""
-
-    def _train_epoch(
-        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
-    ) -> float:
-        """One pass over the training rows; the sum over batches of the loss, and in `loss_terms` of its named terms."""
-        self.model.train()
-        terms_of_batch = terms_of(self.model, loss_func)
-        losses = EpochLosses()
-        for index, batch in enumerate(progress(train_data, f"epoch {epoch_idx + 1}/{self.epochs}", show_progress)):
-            interaction = batch.to(self.device)
-            self.optimizer.zero_grad()
-            with self._autocast():
-                terms = terms_of_batch(interaction)
-            loss, value = losses.add(terms)
-            user_field, last = self.config["USER_ID_FIELD"], self.folder.last
-            stop_unless_finite(value, terms, interaction, user_field, epoch=epoch_idx, batch=index, last=last)
-            self.scaler.scale(loss).backward()
-            if self.clip_grad_norm:
-                self.scaler.unscale_(self.optimizer)
-                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        if not losses.batches:
-            raise UserError("there is no training row: every history has one item; lower the filters or use more data")
-        self.loss_terms = losses.terms
-        return losses.total

@@ -1,0 +1,240 @@
+"""A run on several workers: Ray Train starts them, starts them again when one is lost, and they do the rest.
+
+The process that was started shows what the first worker says, turns Ctrl-C into the end of all workers, and returns
+the result that the first worker wrote. What is Ray's: placing the workers, their process group (gloo between CPUs, nccl
+between GPUs), watching them, restarting them (`worker_restarts`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.config import RunConfig
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.session import RunResult
+from recbole_diffusion.training.losses import TrainingDiverged
+from recbole_diffusion.training.run_folder import RunFolder
+from recbole_diffusion.workers.exchange import Echo, Exchange
+from recbole_diffusion.workers.worker import Job, train_worker
+
+logger = logging.getLogger(__name__)
+
+INSTALL = "pip install 'recbole-diffusion[tune]'"
+# Set before Ray is imported, unless the user set them.
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_agent_register_timeout_ms": "120000",  # on a busy machine its agents take longer than Ray's 15 s
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+_OBJECT_STORE_BYTES = 200 * 2**20  # nothing large travels through it
+_LOGGERS = ("ray", "ray.train", "ray.data")
+
+
+def train_with_workers(config: RunConfig, folder: RunFolder, *, resume: bool) -> RunResult:
+    """Train, test and write the folder of a run with `num_workers` workers.
+
+    Args:
+        config: the run's configuration.
+        folder: its folder.
+        resume: go on from its last checkpoint.
+
+    Raises:
+        UserError: anything a person can correct, workers that were lost too often among it.
+        RuntimeError: a worker raised an exception; the message is its traceback.
+        KeyboardInterrupt: passed on; `run_folder` is set, and the last complete epoch is kept.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    ray = _import_ray()
+    if str(config.model_reference).startswith("__main__:"):
+        raise UserError(
+            f"num_workers is {config['num_workers']}, but workers cannot import {config.model_reference} from the "
+            "program itself; put the class into a module of its own and give package.module:Class"
+        )
+    with _ray_running(ray, config):
+        use_gpu = _use_gpu(ray, config)
+        threads = _threads(ray, config)
+        exchange = Exchange.create(folder.path.absolute())
+        try:
+            job = _job(config, folder, exchange, resume=resume, threads=threads, use_gpu=use_gpu)
+            with Echo(exchange.terminal):
+                failure = _fit(_trainer(config, job), exchange, folder)
+            return _outcome(config, folder, exchange, failure)
+        finally:
+            exchange.remove()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.train
+        import ray.train.torch
+    except ImportError as error:
+        raise UserError(f"num_workers needs Ray ({error}); install it with: {INSTALL}") from error
+    return ray
+
+
+@contextlib.contextmanager
+def _ray_running(ray: Any, config: RunConfig) -> Iterator[None]:
+    """Ray as it runs already, on the cluster at `ray_address`, or on this machine until the run ends."""
+    own, address = not ray.is_initialized(), config["ray_address"]
+    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+    try:
+        if own:
+            options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+            if address is None:
+                cores = max(_cores(), config["num_workers"])  # more workers than cores take turns
+                options.update(include_dashboard=False, num_cpus=cores, object_store_memory=_OBJECT_STORE_BYTES)
+            try:
+                ray.init(address=address or "local", **options)
+            except Exception as error:  # Ray's own is a plain Exception
+                first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                if address is not None:
+                    raise UserError(f"no Ray cluster at ray_address {address}: {first_line}") from error
+                if "timed out" not in str(error):
+                    raise
+                raise UserError(
+                    "Ray did not start in the time that it gives itself; try again when the machine is less busy"
+                ) from error
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        if own:
+            ray.shutdown()
+
+
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _use_gpu(ray: Any, config: RunConfig) -> bool:
+    """Whether each worker gets a GPU.
+
+    Raises:
+        UserError: there are GPUs, but not one for each worker.
+    """
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if not config["use_gpu"] or not there:
+        return False
+    if there < config["num_workers"]:
+        raise UserError(
+            f"num_workers is {config['num_workers']}, but there are {there} GPUs and every worker takes one; lower "
+            "num_workers or set use_gpu: False"
+        )
+    return True
+
+
+def _threads(ray: Any, config: RunConfig) -> int:
+    """CPU threads of a worker: `num_threads`, or its share of the cores.
+
+    Raises:
+        UserError: there are fewer cores than workers.
+    """
+    cores, workers = int(ray.cluster_resources().get("CPU", 0)), config["num_workers"]
+    if cores < workers:
+        raise UserError(f"num_workers is {workers}, but Ray has {cores} CPU cores; lower it or give Ray more")
+    return int(config["num_threads"] or max(1, min(cores, _cores()) // workers))
+
+
+def _job(config: RunConfig, folder: RunFolder, exchange: Exchange, *, resume: bool, threads: int, use_gpu: bool) -> Job:
+    values = config.to_plain()
+    for key in ("data_path", "cache_dir"):
+        if values.get(key) is not None:
+            values[key] = str(Path(values[key]).absolute())
+    model, dataset = values.pop("model"), values.pop("dataset")
+    return Job(
+        model=model,
+        dataset=dataset,
+        config=values,
+        folder=str(folder.path.absolute()),
+        exchange=str(exchange.path),
+        resume=resume,
+        threads=threads,
+        use_gpu=use_gpu,
+        is_terminal=sys.stderr.isatty(),
+        directory=str(Path.cwd()),
+        search_path=[str(Path(path or ".").absolute()) for path in sys.path],
+        arguments=list(sys.argv),
+    )
+
+
+def _trainer(config: RunConfig, job: Job) -> Any:
+    """Ray's trainer of the run."""
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources: dict[str, float] = {"CPU": 1}
+    if job.use_gpu:
+        resources["GPU"] = 1
+    exchange = Path(job.exchange)
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=dataclasses.asdict(job),
+        torch_config=TorchConfig(backend="nccl" if job.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config["num_workers"], use_gpu=job.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RayRunConfig(
+            name=exchange.name,
+            storage_path=str(exchange),
+            failure_config=FailureConfig(max_failures=config["worker_restarts"]),
+        ),
+    )
+
+
+def _fit(trainer: Any, exchange: Exchange, folder: RunFolder) -> BaseException | None:
+    """Let Ray train, in a thread, so that Ctrl-C is this program's; what Ray raised, if it did."""
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, name="recbole-diff-ray-train", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.5)
+    except KeyboardInterrupt as interrupt:
+        exchange.stop()
+        interrupt.run_folder = folder.path  # type: ignore[attr-defined]  # the command line says how to go on
+        thread.join(30.0)
+        logger.warning("interrupted; the last complete epoch is kept, go on with --resume=%s", folder.path)
+        raise
+    return failure[0] if failure else None
+
+
+def _outcome(config: RunConfig, folder: RunFolder, exchange: Exchange, failure: BaseException | None) -> RunResult:
+    """The run's result, or why there is none."""
+    ended = exchange.ended()
+    if ended is not None:
+        if ended.kind == "raised":
+            raise RuntimeError(f"a worker raised an exception:\n{ended.message}") from failure
+        raise TrainingDiverged(ended.message) if ended.kind == "diverged" else UserError(ended.message)
+    if failure is not None:
+        last = (str(failure).strip().splitlines() or [type(failure).__name__])[-1]
+        raise UserError(
+            f"workers were lost {config['worker_restarts'] + 1} times (worker_restarts: {config['worker_restarts']}), "
+            f"at last: {last}; go on with --resume={folder.path}"
+        ) from failure
+    facts = json.loads(folder.result.read_text(encoding="utf-8"))
+    values = {one.name: facts[one.name] for one in dataclasses.fields(RunResult)}
+    return RunResult(**{**values, "folder": folder.path})
