@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.recommendation import parts as parts_module
+from recbole_diffusion.recommendation.batch import ATTEMPTS, PartRecommender, Settings
 from recbole_diffusion.recommendation.parts import METADATA_KEY, PartFolder, facts_of, written_whole
+
+from .conftest import Train
 
 WANTED = {"checkpoint": "abc", "top_k": 20}
 SCHEMA = pyarrow.schema([("user_id", pyarrow.string()), ("items", pyarrow.list_(pyarrow.int64()))])
@@ -134,3 +140,79 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     with written_whole(path, "advice") as temporary:
         temporary.write_text("new")
     assert path.read_text() == "new"
+
+
+def actor_for(folder: PartFolder, checkpoint: Path) -> PartRecommender:
+    """An actor as Ray makes it."""
+    settings = Settings(
+        checkpoint=str(checkpoint),
+        top_k=3,
+        exclude_seen=False,
+        unknown_items="drop",
+        batch_size=4,
+        threads=1,
+        device="cpu",
+        data_path=None,
+        config="{}",
+        search_path=(),
+    )
+    return PartRecommender(dataclasses.asdict(settings), str(folder.output))
+
+
+def ask(actor: PartRecommender, *parts: int) -> tuple[list[int], list[str]]:
+    answer = actor({"part": np.array(parts)})
+    return answer["users"].tolist(), answer["error"].tolist()
+
+
+def histories_of_two(folder: PartFolder) -> None:
+    folder.begin({**WANTED, "part_size": 1})
+    tables = [pyarrow.table({"user": [name], "items": pyarrow.array([["i1", "i2"]])}) for name in ("a", "b")]
+    folder.fill(tables, nothing)
+
+
+def test_an_actor_makes_parts_and_leaves_made_ones(trained: Train, tmp_path: Path) -> None:
+    folder = PartFolder(tmp_path / "out.parquet")
+    histories_of_two(folder)
+    actor = actor_for(folder, trained("SASRec").folder / "best" / "model.safetensors")
+    assert ask(actor, 0, 1) == ([1, 1], ["", ""])
+    stamp = folder.lists(0).stat().st_mtime_ns
+    assert ask(actor, 0) == ([1], [""]) and folder.lists(0).stat().st_mtime_ns == stamp
+    made = pyarrow.parquet.read_table(folder.lists(0)).to_pylist()
+    assert [len(row["items"]) for row in made] == [3]
+
+
+def test_an_actor_that_cannot_write_says_so_in_one_line(trained: Train, tmp_path: Path) -> None:
+    folder = PartFolder(tmp_path / "out.parquet")
+    histories_of_two(folder)
+    actor = actor_for(folder, trained("SASRec").folder / "best" / "model.safetensors")
+    (folder.path / "lists").write_text("in the way")
+    users, (error,) = ask(actor, 0)
+    assert users == [0] and error.startswith("cannot write ") and "started again, the command goes on" in error
+
+
+def test_a_full_disk_stops_at_one_line_and_the_part_is_made_later(trained: Train, tmp_path: Path) -> None:
+    folder = PartFolder(tmp_path / "out.parquet")
+    histories_of_two(folder)
+    actor = actor_for(folder, trained("SASRec").folder / "best" / "model.safetensors")
+    assert ask(actor, 0) == ([1], [""])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))  # no file beyond 200 bytes: the kernel refuses the rest
+    try:
+        users, (error,) = ask(actor, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert users == [0] and "File too large" in error and "\n" not in error
+    assert folder.missing(2) == [1] and not list(folder.path.rglob("*.tmp"))
+    assert ask(actor, 1) == ([1], [""])
+
+
+def test_a_part_that_kills_its_actors_ends_the_work(trained: Train, tmp_path: Path) -> None:
+    folder = PartFolder(tmp_path / "out.parquet")
+    histories_of_two(folder)
+    for _ in range(ATTEMPTS):
+        folder.attempt(0)
+    actor = actor_for(folder, trained("SASRec").folder / "best" / "model.safetensors")
+    users, errors = ask(actor, 0, 1)
+    assert users == [0, 1] and "part 0 has killed its actor 4 times" in errors[0] and not errors[1]
+    folder.forget_attempts()
+    assert ask(actor, 0) == ([1], [""])
