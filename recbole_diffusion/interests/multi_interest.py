@@ -23,6 +23,8 @@ from torch.nn import functional
 
 from recbole_diffusion.linear import Linear
 
+_LARGEST_POWER = 1e10
+
 
 @dataclass(frozen=True)
 class Interests:
@@ -137,10 +139,24 @@ def select_interest(vectors: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return index, vectors.gather(1, index[:, None, None].expand(-1, 1, vectors.shape[2])).squeeze(1)
 
 
+def _signed_power(x: Tensor, power: float) -> Tensor:
+    """sign(x) |x|^p, p at least 1, finite in value and slope.
+
+    Above |x|^p = C = 1e10 it goes on as C (1 + p log(|x| / C^(1/p))), which has the same value and slope there. To a
+    softmax that is the same: beyond C different float32 numbers lie far more than its range apart in both forms.
+    """
+    limit = _LARGEST_POWER ** (1 / power)
+    size = x.abs()
+    beyond = (size.clamp_min(limit) / limit).log()
+    return x.sign() * (size.clamp_max(limit) ** power + min(_LARGEST_POWER * power, 1e30) * beyond)
+
+
 def label_attention(vectors: Tensor, target: Tensor, power: float, valid: Tensor | None = None) -> Tensor:
     """MIND's label-aware attention, u = V^T softmax((V e_a)^p) (Li et al., CIKM 2019).
 
-    Negative products keep their sign under the power, so that a larger product never has the smaller weight.
+    Negative products keep their sign under the power, so that a larger product never has the smaller weight. With p
+    without bound the weights go to the best interest where its product is above 1; products below 1 go to 0 and weigh
+    alike.
 
     Args:
         vectors: (B, K, D).
@@ -159,7 +175,7 @@ def label_attention(vectors: Tensor, target: Tensor, power: float, valid: Tensor
     if math.isinf(power):
         return select_interest(vectors, target)[1]
     products = torch.einsum("bkd,bd->bk", vectors, target.to(vectors.dtype)).float()
-    logits = products.sign() * products.abs() ** power if power else torch.zeros_like(products)
+    logits = _signed_power(products, power) if power else torch.zeros_like(products)
     if valid is not None:
         logits = logits.masked_fill(~valid, -math.inf)
     weights = functional.softmax(logits, dim=1)

@@ -9,6 +9,7 @@ import torch
 
 from recbole_diffusion.interests.multi_interest import (
     SelfAttentiveInterests,
+    _signed_power,
     label_attention,
     real_items,
     select_interest,
@@ -104,6 +105,55 @@ def test_label_attention_from_even_to_hard() -> None:
     torch.testing.assert_close(label_attention(vectors, target, 2), torch.einsum("bk,bkd->bd", two, vectors))
     with pytest.raises(ValueError, match="label attention's power"):
         label_attention(vectors, target, 0.5)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0, 7.0, 13.0])
+def test_label_attention_is_the_formula_bit_for_bit_where_that_is_finite(power: float) -> None:
+    vectors, target = torch.randn(B, K, D, requires_grad=True), torch.randn(B, D)
+    products = torch.einsum("bkd,bd->bk", vectors, target)
+    assert products.detach().abs().max() < 1e10 ** (1 / power)
+    plain = torch.einsum("bk,bkd->bd", (products.sign() * products.abs() ** power).softmax(1), vectors)
+    found = label_attention(vectors, target, power)
+    assert torch.equal(found, plain)
+    weight = torch.randn(B, D)
+    (one,) = torch.autograd.grad((plain * weight).sum(), vectors)
+    (other,) = torch.autograd.grad((found * weight).sum(), vectors)
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("power", [20.0, 100.0, 1e4, 1e8, 1e30])
+@pytest.mark.parametrize(
+    "products",
+    [[4.0, 3.0, -5.0, 0.0], [4.0, 3.9999, 1.0, 0.5], [1e4, 1e15, 2.0, -1e15], [-2.0, -3.0, -4.0, -1.5]],
+)
+def test_label_attention_of_large_products_goes_to_the_best_interest(power: float, products: list[float]) -> None:
+    vectors = torch.diag(torch.tensor(products))[None].requires_grad_()
+    target = torch.ones(1, 4)
+    found = label_attention(vectors, target, power)
+    best = vectors[:, int(torch.tensor(products).argmax())]
+    torch.testing.assert_close(found, best)
+    (found * torch.tensor([1.0, -2.0, 3.0, 1.0])).sum().backward()
+    assert vectors.grad is not None
+    assert vectors.grad.isfinite().all()
+
+
+def test_label_attention_of_equal_large_products_is_their_mean_with_a_finite_gradient() -> None:
+    vectors = torch.tensor([[[4.0, 0.0], [0.0, 4.0]]], requires_grad=True)
+    found = label_attention(vectors, torch.ones(1, 2), 100.0)
+    torch.testing.assert_close(found, torch.full((1, 2), 2.0))
+    found[0, 0].backward()
+    assert vectors.grad is not None
+    assert vectors.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("power", [2.0, 15.0])
+def test_label_attention_has_no_jump_where_the_power_grows_too_large(power: float) -> None:
+    limit = 1e10 ** (1 / power)
+    x = (limit * torch.tensor([0.999, 1.001])).double().requires_grad_()
+    values = _signed_power(x, power)
+    torch.testing.assert_close(values, x.detach() ** power, rtol=2e-3 * power, atol=0.0)
+    (slope,) = torch.autograd.grad(values.sum(), x)
+    torch.testing.assert_close(slope, power * x.detach() ** (power - 1), rtol=2e-3 * power, atol=0.0)
 
 
 def test_label_attention_leaves_out_what_a_row_does_not_have() -> None:
