@@ -1,9 +1,9 @@
 """Diffusion models for next-item recommendation as a plugin for RecBole.
 
 ``run`` trains and tests a model, ``evaluate`` ranks with a checkpoint, ``Recommender`` recommends for histories and
-``recommend`` for a file of users, ``prepare`` makes a dataset of a table, ``register`` makes RecBole's own
-``run_recbole`` know the models of this package. They are imported when first used: importing the package imports
-neither RecBole nor torch, and patches nothing.
+``recommend`` for a file of users, ``tune`` searches hyper-parameters, ``prepare`` makes a dataset of a table,
+``register`` makes RecBole's own ``run_recbole`` know the models of this package. They are imported when first used:
+importing the package imports neither RecBole nor torch nor Ray, and patches nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recbole_diffusion.recommendation.batch import recommend_file as recommend
     from recbole_diffusion.recommendation.recommender import Recommender
     from recbole_diffusion.registry import register
+    from recbole_diffusion.tuning.sweep import tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "recommend",
     "register",
     "run",
+    "tune",
 ]
 
 
@@ -47,6 +49,13 @@ def __getattr__(name: str) -> Any:
         from recbole_diffusion.recommendation import batch, recommender
 
         return recommender.Recommender if name == "Recommender" else batch.recommend_file
+    if name == "tune":
+        from recbole_diffusion import compat
+
+        compat.check_packages()
+        from recbole_diffusion.tuning import sweep
+
+        return sweep.tune
     if name == "prepare":
         from recbole_diffusion.data.prepare import prepare
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_diffusion import __version__, compat, prepare_command, recommend_command
+from recbole_diffusion import __version__, compat, prepare_command, recommend_command, tune_command
 from recbole_diffusion.config_files import COMMAND_LINE, Overrides, parse_value
 from recbole_diffusion.config_presets import PRESETS, datasets_with_preset
 from recbole_diffusion.errors import UserError
@@ -30,13 +30,13 @@ WORDS: dict[str, str] = {
     "run": "train a model, keep its best epoch, test it (the word may be left out)",
     "evaluate": "rank with a checkpoint, without training",
     "prepare": "make a dataset of a CSV, TSV or Parquet file of interactions",
-    "tune": "search hyper-parameters",
+    "tune": "search hyper-parameters (--tune=FILE says the same)",
     "benchmark": "measure speed and memory",
     "recommend": "write recommendations for users",
     "export": "write item and user vectors",
     "serve": "answer requests for recommendations",
 }
-BUILT = ("run", "evaluate", "prepare", "recommend")
+BUILT = ("run", "evaluate", "prepare", "tune", "recommend")
 
 # Keys that steer the program; the words that take each, and what it is. Those of COMMANDS are in their modules.
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -54,9 +54,8 @@ FLAGS: dict[str, str] = {
     "list_models": "the names that --model takes",
     "version": "the version",
 }
-OWN_PACKAGE = "recbole_diffusion"
-PREPARE, RECOMMEND = "prepare", "recommend"
-COMMANDS: dict[str, Any] = {PREPARE: prepare_command, RECOMMEND: recommend_command}  # words with keys of their own
+PREPARE, TUNE, RECOMMEND = "prepare", "tune", "recommend"  # words with keys of their own
+COMMANDS: dict[str, Any] = {PREPARE: prepare_command, TUNE: tune_command, RECOMMEND: recommend_command}
 
 EXAMPLES = """\
 examples:
@@ -96,6 +95,8 @@ def parse(arguments: Sequence[str]) -> Arguments:
                 f"unknown word '{parsed.word}'"
                 + (f"; did you mean '{hint}'?" if hint else f"; words: {', '.join(WORDS)}")
             )
+    elif any(argument.partition("=")[0] == "--tune" for argument in rest):
+        parsed.word = TUNE
     texts: dict[str, str] = {}
     while rest:
         argument = rest.pop(0)
@@ -118,7 +119,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
             continue
         if not equals:
             alone = not rest or rest[0].startswith("--")
-            if alone and (parsed.word != RECOMMEND or key not in recommend_command.BARE):
+            if alone and key not in getattr(COMMANDS.get(parsed.word), "BARE", ()):
                 raise UserError(f"--{key} needs a value: --{key}=...")
             text = "True" if alone else rest.pop(0)
         if not key:
@@ -320,7 +321,7 @@ def models_text() -> str:
     """The text of ``--list_models``: ours with paper and protocol of the paper, then RecBole's names."""
     lines = []
     for owner, names in model_names().items():
-        ours = owner == OWN_PACKAGE
+        ours = owner == "recbole_diffusion"
         lines += [f"{owner}:", *(_model_rows(names) if ours else (f"  {name}" for name in names)), ""]
     return "\n".join([*lines, "A class of your own: --model=package.module:Class"])
 
@@ -348,8 +349,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        folder = getattr(interrupt, "run_folder", None)
-        resume = f"; go on with: {_program()} --resume={shlex.quote(str(folder))}" if folder else ""
+        folder, word = getattr(interrupt, "run_folder", None), getattr(interrupt, "word", "")
+        resume = f"; go on with: {_program()}{word} --resume={shlex.quote(str(folder))}" if folder else ""
         print(f"interrupted{resume}", file=sys.stderr)
         return 130
 
@@ -393,7 +394,7 @@ def _main(arguments: Sequence[str]) -> int:
         if not Path(name).is_file():  # said at once, before seconds of imports
             raise UserError(f"no configuration file {name}")
     compat.check_packages()
-    if parsed.word == RECOMMEND:
-        return _show(recommend_command.run(parsed.options, parsed.flags, parsed.config))
+    if parsed.word in COMMANDS:
+        return _show(COMMANDS[parsed.word].run(parsed.options, parsed.flags, parsed.config))
     print(result_table(_WORD_FUNCTIONS[parsed.word](parsed)))
     return 0

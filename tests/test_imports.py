@@ -55,8 +55,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quick_start": SETTINGS | {"session", "training"},
     "workers": {"config", "compat", "errors", "session", "training"},
     "prepare_command": {"data", "registry", "errors"},
+    "tuning": SETTINGS | {"data", "session", "training", "provenance"},
+    "tune_command": {"config_files", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},
-    "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command", "recommend_command"},
+    "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command", "recommend_command", "tune_command"},
     "__main__": {"command_line"},
 }
 # Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.
@@ -64,7 +66,8 @@ MAY_IMPORT_LATE: dict[str, set[str]] = {
     "quick_start": {"workers"},
     "registry": {"models", "evaluation"},
     "config_values": {"evaluation"},
-    "__init__": {"quick_start", "data", "recommendation", *SETTINGS},
+    "tune_command": {"tuning"},
+    "__init__": {"quick_start", "data", "recommendation", "tuning", *SETTINGS},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
 

@@ -1,0 +1,25 @@
+"""Messages of a sweep on standard error, one line each."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def messages(show: bool) -> Iterator[None]:
+    """While a sweep lasts, what this package logs goes to standard error; warnings also where `show` is False."""
+    source = logging.getLogger("recbole_diffusion")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setLevel(logging.INFO if show else logging.WARNING)
+    level = source.level
+    source.addHandler(handler)
+    source.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        source.removeHandler(handler)
+        source.setLevel(level)

@@ -1,0 +1,100 @@
+"""A sweep that was cut, gone on with: only by who asks for the same sweep, on the same data."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_diffusion.config_files import given_layers
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.tuning import ray_session, search_space
+from recbole_diffusion.tuning.options import SweepOptions, check_packages
+from recbole_diffusion.tuning.outcome import SweepResult
+from recbole_diffusion.tuning.preparation import prepare_data
+from recbole_diffusion.tuning.progress_lines import messages
+from recbole_diffusion.tuning.request import Request
+from recbole_diffusion.tuning.running import own_modules, run_trials
+from recbole_diffusion.tuning.sweep_folder import SweepFolder
+from recbole_diffusion.tuning.trial import TrialPlan
+
+logger = logging.getLogger(__name__)
+
+# Keys of a run that say where it runs and what it shows; a resumed sweep may have others.
+_OF_PLACE = ("data_path", "cache_dir", "cache", "show_progress")
+
+
+def resumed(folder: SweepFolder, asked: Request, given_options: Mapping[str, Any]) -> SweepResult:
+    """Go on with a sweep, or read the result of one that is finished.
+
+    Args:
+        folder: of the sweep.
+        asked: what is given must be what the sweep has, but for where it runs.
+        given_options: fields of `SweepOptions`, likewise.
+
+    Raises:
+        UserError: the folder is of another sweep, or the data are others.
+    """
+    facts = folder.facts()
+    model, dataset, space = asked.model, asked.dataset, asked.space
+    here = f"{folder.path} is a sweep"
+    named = f"{model.__module__}:{model.__qualname__}" if isinstance(model, type) else model
+    short = {facts["model"], str(facts["model"]).rpartition(":")[2]}
+    if named is not None and named not in short and named.rpartition(":")[2] not in short:
+        raise UserError(f"{here} of model {facts['model']}, not {named}; give its own folder or start a new sweep")
+    if dataset is not None and dataset != facts["dataset"]:
+        raise UserError(
+            f"{here} of dataset {facts['dataset']}, not {dataset}; give its own folder or start a new sweep"
+        )
+    stored_space = search_space.read(facts["space"])
+    if space is not None and space.digest() != facts["space_digest"]:
+        raise UserError(
+            f"{here} over another search space ({_difference(stored_space.plain(), space.plain())}); a resumed sweep "
+            "keeps its own, start a new one"
+        )
+    options = SweepOptions(**facts["options"])
+    for name, value in given_options.items():
+        if value is not None and value != facts["options"][name]:
+            raise UserError(
+                f"{here} with {name} {facts['options'][name]!r}, not {value!r}; start a new sweep to change it"
+            )
+    given = dict(facts["given"])
+    for layer in given_layers(asked.config_files, asked.overrides):
+        for key, value in layer.values.items():
+            if key in _OF_PLACE:
+                given[key] = os.path.abspath(value) if key in ("data_path", "cache_dir") else value
+            elif (
+                key not in ("model", "dataset")
+                and given.get(key, value if key in stored_space.domains else None) != value
+            ):
+                raise UserError(
+                    f"{here} with {key} {given.get(key)!r}, not {value!r} ({layer.origins[key]}); a resumed sweep "
+                    "keeps its configuration"
+                )
+    if folder.result.is_file():
+        logger.info("the sweep is finished")
+        return SweepResult.read(folder)
+    check_packages(options.search)
+    plan = TrialPlan(
+        facts["model"], facts["dataset"], {**given, "show_progress": False}, facts["origins"], facts["bigger"],
+        ray_session.search_path(),
+    )  # fmt: skip
+    with messages(asked.show):
+        fingerprint = prepare_data(plan.config(stored_space.fixed))
+        if fingerprint != facts["data"]:
+            raise UserError(
+                f"{here} on other data: {facts['data']['users']} users and {facts['data']['items']} items, here "
+                f"{fingerprint['users']} and {fingerprint['items']} or other interactions; give its own with data_path"
+            )
+        with ray_session.ray_running(asked.address, modules=own_modules(plan), logs=asked.logs) as ray:
+            ray_session.check_resources(ray, options.cpus_per_trial, facts["gpus"], asked.address)
+            logger.info("going on with %s", folder.path)
+            return run_trials(ray, folder, facts, plan, stored_space, options, asked, restore=folder.started)
+
+
+def _difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    for key in sorted({*stored, *given}):
+        if stored.get(key) != given.get(key):
+            return f"{key} is {stored.get(key, 'absent')} there and {given.get(key, 'absent')} here"
+    return "the order of values"

@@ -1,0 +1,62 @@
+"""One Ray for all sweeps of these tests, and a sweep that nothing disturbed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_diffusion.tuning.ray_session import set_environment
+
+pytest.importorskip("ray")
+ROOT = Path(__file__).resolve().parents[2]
+
+# SASRec as small as it gets: two batches an epoch on `small_data`.
+TINY: dict[str, Any] = {
+    "hidden_size": 8,
+    "inner_size": 8,
+    "n_layers": 1,
+    "n_heads": 1,
+    "MAX_ITEM_LIST_LENGTH": 5,
+    "train_batch_size": 256,
+    "epochs": 4,
+    "eval_step": 1,
+    "stopping_step": 10,
+    "topk": [5, 10],
+}
+SPACE: dict[str, Any] = {"learning_rate": {"loguniform": [1e-3, 1e-1]}, "hidden_dropout_prob": {"choice": [0.0, 0.2]}}
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """A Ray of this test session's own; its address."""
+    set_environment()
+    import ray
+
+    place = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    context = ray.init(
+        num_cpus=2, include_dashboard=False, _temp_dir=place, object_store_memory=200 * 2**20, log_to_driver=False
+    )
+    yield context.address_info["address"]
+    ray.shutdown()
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ray_cluster: str, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished sweep of four trials of SASRec."""
+    from recbole_diffusion.tuning.sweep import tune
+
+    place = tmp_path_factory.mktemp("sweeps")
+    config = {**TINY, "cache_dir": str(place / "cache")}
+    return tune("SASRec", "small", SPACE, config, data_path=small_data, storage_path=place, num_trials=4)
+
+
+def driver_environment() -> dict[str, str]:
+    """The environment of a driver in a process of its own that uses this session's Ray."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token", "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,206 @@
+"""Search spaces: what a file may say, what is refused and where; nothing here starts Ray."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.tuning import search_space
+from recbole_diffusion.tuning.domains import ARGUMENTS, Domain, DomainError
+from recbole_diffusion.tuning.options import SweepOptions, seconds
+from recbole_diffusion.tuning.search_space import read
+
+
+def write(folder: Path, text: str, name: str = "space.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_with_drawn_and_fixed_keys(tmp_path: Path) -> None:
+    space = read(
+        write(tmp_path, "learning_rate: {loguniform: [1e-4, 1e-2]}\nnum_steps:\n  choice: [16, 32]\nseed: 3\n")
+    )
+    assert space.domains == {
+        "learning_rate": Domain("loguniform", (1e-4, 1e-2)),
+        "num_steps": Domain("choice", (16, 32)),
+    }
+    assert space.fixed == {"seed": 3}
+    assert space.origins["num_steps"] == f"{tmp_path / 'space.yaml'}:2"
+    assert read(space.plain()).digest() == space.digest()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a: 1\nlearning_rate: {loguniform: [0, 1]}\n",
+            ":2: learning_rate must be loguniform: [low, high] with low above 0",
+        ),
+        (
+            "learning_rate: {loguniform: [1, 0.1]}\n",
+            ":1: learning_rate must be loguniform: [low, high] with low below high",
+        ),
+        (
+            "learning_rate: {logunifrom: [1e-4, 1]}\n",
+            ":1: learning_rate has no distribution 'logunifrom'; did you mean 'log",
+        ),
+        ("x: {uniform: [1]}\n", ":1: x must be uniform: [low, high], 2 numbers, got [1]"),
+        ("x: {randint: [1, 2.5]}\n", ":1: x must be randint: [low, high] with integers"),
+        ("x: {quniform: [0, 1, 0.3]}\n", "with low and high multiples of q"),
+        ("x: {choice: []}\n", "with at least one value"),
+        ("x: {choice: 3}\n", "with a list, got 3"),
+        ("x: {choice: [1], grid: [2]}\n", "a key has one of"),
+        ("x: 1\n", "space.yaml searches nothing"),
+        ("dataset: {choice: [a, b]}\n", ":1: dataset cannot stand in a search space: a sweep is of one dataset"),
+        ("topk: [5]\nx: {choice: [1]}\n", ":1: topk cannot stand in a search space"),
+        ("x: {choice: [1]}\nx: {choice: [2]}\n", ":2: not valid YAML: key 'x' is given twice"),
+    ],
+)
+def test_what_a_file_may_not_say(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_recboles_range_files_mean_what_they_mean_there(tmp_path: Path) -> None:
+    text = (
+        "# comment\n"
+        "learning_rate loguniform -8,0\n"
+        "embedding_size choice [64, 96 ,128]\n"
+        "mlp_hidden_size choice ['[64,64,64]','[128,128]']\n"
+        "loss_type choice ['CE', 'BPR']\n"
+        "dropout_prob uniform 0.0,1.0\n"
+        "hidden_size quniform 16,64,16\n"
+        "decay quniform 0.0,1.0,0.25\n"
+    )
+    domains = read(write(tmp_path, text, "hyper.test")).domains
+    assert domains["learning_rate"] == Domain("loguniform", (math.exp(-8), 1.0))
+    assert domains["embedding_size"].values == (64, 96, 128)
+    assert domains["mlp_hidden_size"].values == ([64, 64, 64], [128, 128])
+    assert domains["loss_type"].values == ("CE", "BPR")
+    assert domains["dropout_prob"] == Domain("uniform", (0.0, 1.0))
+    assert domains["hidden_size"] == Domain("qrandint", (16, 64, 16))
+    assert domains["decay"] == Domain("quniform", (0.0, 1.0, 0.25))
+
+
+def test_recboles_loguniform_agrees_with_hyperopt() -> None:
+    hyperopt = pytest.importorskip("hyperopt")
+    drawn = [hyperopt.pyll.stochastic.sample(hyperopt.hp.loguniform("x", -8, 0)) for _ in range(300)]
+    assert math.exp(-8) <= min(drawn) < math.exp(-6) < math.exp(-2) < max(drawn) <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate loguniform\n", "hyper.test:1: a line is 'key type range'"),
+        ("\nx normal 0,1\n", "hyper.test:2: the type of x must be one of choice, uniform"),
+        ("x choice __import__('os').getcwd()\n", "hyper.test:1: the range of x must be a list"),
+        ("x uniform 0,a\n", "must be numbers separated by commas"),
+        ("x loguniform -8\n", "two numbers, the natural logarithms of the ends"),
+        ("x uniform 0,1\nx uniform 0,1\n", "hyper.test:2: key 'x' is given twice"),
+    ],
+)
+def test_a_range_file_is_not_evaluated_and_no_line_is_skipped(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(write(tmp_path, text, "hyper.test"))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", sorted(ARGUMENTS))
+def test_every_distribution_stays_in_its_range_and_reaches_both_ends_of_integers(kind: str) -> None:
+    pytest.importorskip("ray")
+    whole = "int" in kind
+    values: tuple[Any, ...] = (2, 6) if whole else (0.5, 1.5)
+    values += ((2,) if whole else (0.5,)) if kind.startswith("q") else ()
+    domain = Domain(kind, values).to_ray()
+    drawn = [domain.sample() for _ in range(400)]
+    low, high = values[:2]
+    assert low <= min(drawn) and max(drawn) <= high
+    if whole:
+        assert all(float(value).is_integer() for value in drawn)
+        assert min(drawn) == low and max(drawn) == high
+
+
+def test_domains_that_cannot_be() -> None:
+    for kind, values in (("uniform", (0, math.inf)), ("qrandint", (0, 10, 0)), ("uniform", (True, 2))):
+        with pytest.raises(DomainError):
+            Domain(kind, values)
+
+
+def test_a_value_that_only_another_key_allows_is_no_mistake() -> None:
+    """`b` is read with a = 2 alone; c = 9 is never read."""
+
+    def refused(values: Any) -> UserError | None:
+        if values.get("c") == 9:
+            return UserError("c must be below 9")
+        if "b" in values and values.get("a") != 2:
+            return UserError("b goes with a = 2")
+        return None
+
+    read({"a": {"choice": [1, 2]}, "b": {"uniform": [0, 1]}}).check(refused)
+    with pytest.raises(UserError, match="c must be below 9"):
+        read({"a": {"choice": [1, 2]}, "c": {"choice": [1, 9]}}).check(refused)
+
+
+def test_numbers_of_trials() -> None:
+    space = read({"a": {"grid": [1, 2]}, "b": {"choice": [1, 2, 3]}})
+    assert (space.size(), space.grid_size()) == (6, 2)
+    assert SweepOptions(num_trials=4).trials(space) == 8
+    assert SweepOptions(search="grid").trials(space) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "space", "message"),
+    [
+        ({"search": "grid"}, {"x": {"uniform": [0, 1]}}, "search: grid needs every value listed, but x is uniform"),
+        ({"search": "optuna"}, {"x": {"grid": [0, 1]}}, "search: optuna draws every key, but x is grid"),
+        ({"scheduler": "pbt"}, {"hidden_size": {"choice": [8, 16]}}, "hidden_size cannot change in one"),
+        (
+            {"scheduler": "pbt", "search": "optuna"},
+            {"learning_rate": {"uniform": [0, 1]}},
+            "pbt goes with search: random",
+        ),
+        ({"scheduler": "pbt", "num_trials": 1}, {"learning_rate": {"uniform": [0, 1]}}, "needs a population"),
+    ],
+)
+def test_spaces_that_a_search_or_scheduler_cannot_go_through(options: Any, space: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        SweepOptions(**options).check_space(read(space))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheduler": "asah"}, "did you mean 'asha'?"),
+        ({"num_trials": 0}, "num_trials must be an integer of at least 1, got 0"),
+        ({"num_trials": 3, "search": "grid"}, "num_trials does not go with search: grid"),
+        ({"cpus_per_trial": 0.5}, "cpus_per_trial must be an integer"),
+        ({"gpus_per_trial": 1.5}, "gpus_per_trial must be 0, a share of a GPU"),
+        ({"grace_period": 3}, "grace_period is read by scheduler asha and median, not by none"),
+        ({"time_budget": -1}, "time_budget must be seconds above 0"),
+        ({"reduction_factor": 1}, "reduction_factor must be a number above 1"),
+    ],
+)
+def test_options_that_cannot_be(options: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        SweepOptions(**options)
+    assert message in str(caught.value)
+
+
+def test_time_budgets() -> None:
+    assert [seconds(text) for text in (90, "90s", "30m", "2h", "1d")] == [90, 90, 1800, 7200, 86400]
+    with pytest.raises(UserError, match="time_budget must be"):
+        seconds("soon")
+
+
+def test_keys_not_to_be_searched_say_why() -> None:
+    for key in search_space.NOT_SEARCHED:
+        with pytest.raises(UserError, match=f"{key} cannot stand in a search space: "):
+            read({key: {"choice": [1, 2]}})
