@@ -111,7 +111,7 @@ class DMIOptions:
         for key in ("hidden_size", "n_interests", "n_layers", "n_heads", "num_steps", "n_negatives", "n_eval_samples"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; it must be 1 or more")
-        for key in ("routing_weight", "reconstruction_weight", "variance_scale"):
+        for key in ("hardness", "routing_weight", "reconstruction_weight", "variance_scale"):
             if getattr(self, key) < 0.0:
                 raise ValueError(f"{key} is {getattr(self, key)}; it must be 0 or more")
 
@@ -119,11 +119,17 @@ class DMIOptions:
 def _schedule(o: DMIOptions) -> NoiseSchedule:
     """Eq. 8 of 1 - alpha_bar_t as printed (`linear_var`), of beta_t (`linear`), or another schedule (decision 078)."""
     low, high = o.variance_scale * o.variance_min, o.variance_scale * o.variance_max
+    first = low if o.num_steps > 1 else high
     parameters: dict[str, float] = {}
+    if o.noise_schedule in ("linear_var", "linear") and not 0.0 < first <= high < 1.0:
+        raise ValueError(
+            f"Eq. 8 goes from variance_scale * variance_min = {first:g} to variance_scale * variance_max = {high:g}; "
+            "both must lie between 0 and 1, the second not below the first: change one of the three"
+        )
     if o.noise_schedule == "linear_var":
         parameters = {"variance_min": low, "variance_max": high}
     elif o.noise_schedule == "linear":
-        parameters = {"beta_start": low if o.num_steps > 1 else high, "beta_end": high}
+        parameters = {"beta_start": first, "beta_end": high}
     keys = () if ":" in o.noise_schedule else ("beta_start", "beta_end", "variance_min", "variance_max")
     schedule = build_schedule(named_part(o.noise_schedule), o.num_steps, keys=keys, **parameters)
     if o.first_beta is None:

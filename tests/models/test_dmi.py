@@ -583,7 +583,17 @@ def test_it_overfits_a_few_rows(keys: dict[str, Any]) -> None:
         ({"n_interests": 0}, "n_interests is 0"),
         ({"dropout_prob": 1.0}, "dropout_prob is 1.0"),
         ({"reconstruction_weight": -1.0}, "reconstruction_weight is -1.0"),
+        ({"hardness": -1.0}, "hardness is -1.0"),
+        ({"hardness": -1.0, "base": "comirec_sa"}, "hardness is -1.0"),  # which reads none
         ({"variance_max": 0.00001}, "variance"),
+        ({"variance_scale": 0.0}, r"variance_scale \* variance_min = 0 to variance_scale \* variance_max = 0;"),
+        (
+            {"variance_scale": 0.0, "noise_schedule": "linear"},
+            r"variance_min = 0 to variance_scale \* variance_max = 0;",
+        ),
+        ({"variance_max": 0.00001, "noise_schedule": "linear"}, r"variance_min = 0\.0001 to .* = 1e-05;"),
+        ({"variance_scale": 250.0, "noise_schedule": "linear"}, r"variance_max = 1;"),
+        ({"variance_scale": 0.0, "noise_schedule": "linear", "num_steps": 1}, r"variance_min = 0 to"),
         ({"noise_schedule": "linearvar"}, "linear_var"),
         ({"noise_schedule": "eq14"}, "'eq14' needs eq14_a, eq14_b, for which this model has no key"),
         ({"noise_schedule": "tests.models.own_parts:geometric_schedule"}, "needs beta_start, for which this model"),
