@@ -63,8 +63,6 @@ class HistoryFile:
         self.files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not self.files:
             raise UserError(f"{path} holds no .parquet file; give one with --histories")
-        if not path.exists():
-            raise UserError(f"no file {path}; give one with --histories")
         self.rows = 0
         kinds: set[tuple[Any, ...]] = set()
         for file in self.files:
