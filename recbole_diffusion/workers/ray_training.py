@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_agent_register_timeout_ms": "120000",  # on a busy machine its agents take longer than Ray's 15 s
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_worker_niceness": "0",  # workers are the run, and as important as one that needs no Ray
 }
 _OBJECT_STORE_BYTES = 200 * 2**20  # nothing large travels through it
 _LOGGERS = ("ray", "ray.train", "ray.data")
@@ -64,7 +65,8 @@ def train_with_workers(config: RunConfig, folder: RunFolder, *, resume: bool) ->
         )
     with _ray_running(ray, config):
         use_gpu = _use_gpu(ray, config)
-        threads = _threads(ray, config)
+        nodes = [node.get("Resources", {}) for node in ray.nodes() if node.get("Alive")]
+        threads = threads_that_fit(nodes, config["num_workers"], config["num_threads"], use_gpu=use_gpu)
         exchange = Exchange.create(folder.path.absolute())
         try:
             job = _job(config, folder, exchange, resume=resume, threads=threads, use_gpu=use_gpu)
@@ -94,7 +96,8 @@ def _ray_running(ray: Any, config: RunConfig) -> Iterator[None]:
         if own:
             options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
             if address is None:
-                cores = max(_cores(), config["num_workers"])  # more workers than cores take turns
+                # more workers than cores take turns
+                cores = max(_cores(), config["num_workers"] * (config["num_threads"] or 1))
                 options.update(include_dashboard=False, num_cpus=cores, object_store_memory=_OBJECT_STORE_BYTES)
             try:
                 ray.init(address=address or "local", **options)
@@ -139,16 +142,36 @@ def _use_gpu(ray: Any, config: RunConfig) -> bool:
     return True
 
 
-def _threads(ray: Any, config: RunConfig) -> int:
-    """CPU threads of a worker: `num_threads`, or its share of the cores.
+def threads_that_fit(
+    nodes: Sequence[Mapping[str, float]], workers: int, wanted: int | None, *, use_gpu: bool = False
+) -> int:
+    """CPU threads of each worker, and the cores that Ray keeps for it: as many as there is room for on all machines.
+
+    Args:
+        nodes: each machine's resources by Ray's names.
+        workers: how many there are to be.
+        wanted: `num_threads`; None for as many as fit.
+        use_gpu: whether each worker also takes a GPU.
 
     Raises:
-        UserError: there are fewer cores than workers.
+        UserError: there is not so much room.
     """
-    cores, workers = int(ray.cluster_resources().get("CPU", 0)), config["num_workers"]
-    if cores < workers:
-        raise UserError(f"num_workers is {workers}, but Ray has {cores} CPU cores; lower it or give Ray more")
-    return int(config["num_threads"] or max(1, min(cores, _cores()) // workers))
+
+    def room(threads: int) -> int:
+        return sum(
+            int(min(node.get("CPU", 0) // threads, node.get("GPU", 0) if use_gpu else workers)) for node in nodes
+        )
+
+    cores = int(sum(node.get("CPU", 0) for node in nodes))
+    for threads in [wanted] if wanted else range(max(1, cores // workers), 0, -1):
+        if room(threads) >= workers:
+            return threads
+    raise UserError(
+        f"num_workers is {workers}"
+        + (f" of num_threads {wanted} each" if wanted else "")
+        + f", but Ray has {cores} CPU cores on {len(nodes)} machine(s); lower "
+        + ("num_workers or num_threads" if wanted else "num_workers or give Ray more")
+    )
 
 
 def _job(config: RunConfig, folder: RunFolder, exchange: Exchange, *, resume: bool, threads: int, use_gpu: bool) -> Job:
@@ -179,7 +202,7 @@ def _trainer(config: RunConfig, job: Job) -> Any:
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources: dict[str, float] = {"CPU": 1}
+    resources: dict[str, float] = {"CPU": job.threads}
     if job.use_gpu:
         resources["GPU"] = 1
     exchange = Path(job.exchange)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recbole.utils import init_seed
 
 from recbole_diffusion.batch_share import BatchShare, sharing, whole_batch
 from recbole_diffusion.config import RunConfig
@@ -20,8 +21,10 @@ from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.training.batch_terms import check_mean_over_rows
 from recbole_diffusion.training.evaluation_share import block, own_batches
+from recbole_diffusion.training.losses import terms_of
 from recbole_diffusion.training.worker_group import WorkerGroup
 from recbole_diffusion.workers.exchange import Echo, Ended, Exchange, Terminal
+from recbole_diffusion.workers.ray_training import threads_that_fit
 
 
 def group(rank: int, size: int) -> WorkerGroup:
@@ -93,6 +96,17 @@ def test_a_loss_that_adds_up_is_taken(name: str, small_data: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before) and model.training  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("name", "sums"), [("BERT4Rec", False), ("SASRec", True), ("NARM", True), ("GRU4Rec", True)])
+def test_losses_of_recbole(name: str, sums: bool, small_data: Path) -> None:
+    keys = {"data_path": str(small_data), "use_gpu": False, "loss_type": "CE", "hidden_size": 16}
+    config = RunConfig(name, "small", (), {key: value for key, value in keys.items() if key != "loss_type" or sums})
+    train, _, _ = prepare_loaders(config, checked_dataset(config.entry.dataset_class)(config))
+    init_seed(1, True)
+    model, batch = config.model_class(config, train._dataset), train.collate_fn(np.arange(21))
+    with contextlib.nullcontext() if sums else pytest.raises(UserError, match="not a mean over rows"):
+        check_mean_over_rows(model, terms_of(model, None), batch, 1, "cpu")
+
+
 def test_a_loss_that_does_not_add_up_is_refused_in_one_line(small_data: Path) -> None:
     model, batch = built("Summed", small_data)
     with pytest.raises(UserError, match=r"not a mean over rows .*set num_workers: 1 or write averaged_over") as refused:
@@ -139,3 +153,20 @@ def test_a_persons_mistake_comes_before_what_it_led_to(tmp_path: Path) -> None:
     exchange.end(0, Ended("raised", "Traceback"))
     exchange.end(1, Ended("refused", "topk asks for too many"))
     assert exchange.ended() == Ended("refused", "topk asks for too many")
+
+
+# how many cores a worker gets
+
+
+def test_workers_share_the_cores_of_the_machines() -> None:
+    assert threads_that_fit([{"CPU": 2}], 2, None) == 1
+    assert threads_that_fit([{"CPU": 16}, {"CPU": 16}, {"CPU": 16}], 3, None) == 16
+    assert threads_that_fit([{"CPU": 16}, {"CPU": 4}], 2, None) == 8, "both on the larger machine"
+    assert threads_that_fit([{"CPU": 8, "GPU": 1}, {"CPU": 4, "GPU": 1}], 2, None, use_gpu=True) == 4
+    assert threads_that_fit([{"CPU": 8}], 2, 3) == 3
+
+
+@pytest.mark.parametrize(("wanted", "key"), [(None, "give Ray more"), (2, "num_threads")])
+def test_too_few_cores_are_refused(wanted: int | None, key: str) -> None:
+    with pytest.raises(UserError, match=f"num_workers is 3.* 2 CPU cores .*{key}"):
+        threads_that_fit([{"CPU": 2}], 3, wanted)
