@@ -136,12 +136,46 @@ def test_softmax_over_rows_survives_keys_far_apart(far: float) -> None:
         torch.testing.assert_close(total, torch.ones(2, 1))
 
 
-def test_history_is_a_set_plus_its_last_item() -> None:
-    model = small_model(lambda_mean=0.5, lambda_std=0.0)
+@pytest.mark.parametrize("mask_mode", ["query", "key"])
+@pytest.mark.parametrize("stack", ["last_only", "sequential"])
+@pytest.mark.parametrize("queries", ["target", "history"])
+@pytest.mark.parametrize("key_softmax", ["heads", "seq", "standard"])
+def test_history_is_a_set_plus_its_last_item(key_softmax: str, queries: str, stack: str, mask_mode: str) -> None:
+    model = small_model(
+        lambda_mean=0.5,
+        lambda_std=0.0,
+        key_softmax=key_softmax,
+        cross_attention_queries=queries,
+        stack=stack,
+        mask_mode=mask_mode,
+    )
     base = reconstruct(model, [[3, 9, 4, 7]])
     for order in itertools.permutations([3, 9, 4]):
         torch.testing.assert_close(reconstruct(model, [[*order, 7]]), base, rtol=1e-5, atol=1e-6)
     assert (reconstruct(model, [[3, 9, 7, 4]]) - base).abs().max() > 1e-2
+
+
+def test_with_positions_the_order_counts() -> None:
+    model = small_model(lambda_mean=0.5, lambda_std=0.0, use_positions=True)
+    assert (reconstruct(model, [[9, 3, 4, 7]]) - reconstruct(model, [[3, 9, 4, 7]])).abs().max() > 1e-3
+
+
+def test_reverse_steps_and_validation_steps() -> None:
+    batch = interaction([[3, 4]], [9])
+
+    def calls(validating: bool, **keys: Any) -> int:
+        model = small_model(num_steps=8, **keys)
+        found: list[int] = []
+        model.denoiser.register_forward_pre_hook(lambda *_: found.append(1))
+        model.validating = validating
+        with torch.no_grad():
+            model.user_vectors(batch)
+        return len(found)
+
+    both = {"reverse_steps": 4, "valid_reverse_steps": 1}
+    assert (calls(False, **both), calls(True, **both)) == (4, 1)
+    assert (calls(False, valid_reverse_steps=2), calls(True, valid_reverse_steps=2)) == (8, 2)
+    assert (calls(False, reverse_steps=3), calls(True, reverse_steps=3)) == (3, 3)
 
 
 @pytest.mark.parametrize("key_softmax", ["heads", "seq", "standard"])
