@@ -20,61 +20,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from recbole.data.interaction import Interaction
-from torch import Tensor, nn
+from torch import Tensor
 
-from recbole_diffusion.interests.causal_encoder import Activation, CausalEncoder, PositionOrder, TrainPositions
 from recbole_diffusion.losses.negatives import build_negative_sampler
 from recbole_diffusion.losses.ranking import gbce, gbce_power
-from recbole_diffusion.models.base import Score, VectorRecommender
+from recbole_diffusion.models.causal_recommender import CausalOptions, CausalRecommender
 from recbole_diffusion.models.item_counts import sampler_item_counts
 
 
 @dataclass(frozen=True)
-class GSASRecOptions:
+class GSASRecOptions(CausalOptions):
     """gSASRec's own keys; properties/model/gSASRec.yaml holds the defaults and says what each means."""
 
-    hidden_size: int
-    n_layers: int
-    n_heads: int
-    inner_size: int | None
-    dropout_prob: float
-    hidden_act: Activation
-    item_init_std: float
-    scale_items: bool
-    position_order: PositionOrder
-    attention_output: bool
-    train_positions: TrainPositions
     negative_sampler: str
     n_negatives: int
     negatives_per_row: bool
     remove_hits: bool
     calibration: float
-    score: Score
 
 
-class gSASRec(VectorRecommender):  # noqa: N801 (the model's name)
+class gSASRec(CausalRecommender):  # noqa: N801 (the model's name)
     """gSASRec as a RecBole `SequentialRecommender`."""
 
     Options = GSASRecOptions
+    term = "gbce"
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         o: GSASRecOptions = self.options
-        self.item_embedding = nn.Embedding(self.n_items, o.hidden_size)
-        nn.init.normal_(self.item_embedding.weight, std=o.item_init_std)
-        self.encoder = CausalEncoder(
-            o.hidden_size,
-            o.n_layers,
-            o.n_heads,
-            o.hidden_size if o.inner_size is None else o.inner_size,
-            o.dropout_prob,
-            self.max_seq_length,
-            activation=o.hidden_act,
-            position_order=o.position_order,
-            scale_items=o.scale_items,
-            output_projection=o.attention_output,
-        )
         gbce_power(o.n_negatives, self.n_items, o.calibration)  # refuses a calibration that is none
         self.sampler = build_negative_sampler(
             o.negative_sampler,
@@ -85,32 +58,9 @@ class gSASRec(VectorRecommender):  # noqa: N801 (the model's name)
             per_row=o.negatives_per_row,
         )
 
-    def losses(self, interaction: Interaction) -> dict[str, Tensor]:
-        """gBCE of the next item and the negatives at every trained place."""
-        states, items, places = self.encoder.placed_pairs(
-            self.item_embedding.weight,
-            interaction[self.ITEM_SEQ],
-            interaction[self.ITEM_SEQ_LEN],
-            interaction[self.POS_ITEM_ID],
-            self.options.train_positions,
-        )
+    def place_losses(self, states: Tensor, items: Tensor, places: Tensor | None) -> Tensor:
+        """gBCE of the next item and the negatives, (P,)."""
         table = self.item_embedding.weight
         o: GSASRecOptions = self.options
         negatives = self.sampler(items, self.n_items, places)
-        row_losses = gbce(states, table, items, negatives, calibration=o.calibration, remove_hits=o.remove_hits)
-        return {"gbce": row_losses.mean()}
-
-    def averaged_over(self, interaction: Interaction) -> dict[str, int | None]:
-        """The trained places, which are as many as the histories have items."""
-        if self.options.train_positions == "last":
-            return {}
-        return {"gbce": int(interaction[self.ITEM_SEQ_LEN].sum())}
-
-    def user_vectors(self, interaction: Interaction) -> Tensor:
-        """The state after the latest item, (B, 1, D)."""
-        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        return self.encoder.users(self.item_embedding.weight, item_seq, lengths)[:, None]
-
-    def item_vectors(self) -> Tensor:
-        """The item embedding table, (V, D)."""
-        return self.item_embedding.weight
+        return gbce(states, table, items, negatives, calibration=o.calibration, remove_hits=o.remove_hits)

@@ -1,4 +1,4 @@
-"""The table of item embeddings of the multi-interest family, and how it starts.
+"""The table of item embeddings, and how it starts.
 
 Shapes: D embedding, V items (row 0 is padding).
 """

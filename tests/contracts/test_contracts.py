@@ -213,12 +213,14 @@ def attributes_read(source: str) -> tuple[set[str], set[str]]:
 
 
 def sources_of(model_class: type) -> Iterator[str]:
-    """The model's module and what it takes from other modules of `models/`."""
-    module = importlib.import_module(model_class.__module__)
-    yield inspect.getsource(module)
-    for node in ast.walk(ast.parse(inspect.getsource(module))):
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("recbole_diffusion.models."):
-            yield inspect.getsource(importlib.import_module(str(node.module)))
+    """The model's module and what it takes, itself or through them, from other modules of `models/`."""
+    names = [model_class.__module__]
+    for name in names:
+        source = inspect.getsource(importlib.import_module(name))
+        yield source
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("recbole_diffusion.models."):
+                names += {str(node.module)}.difference(names)
 
 
 @pytest.mark.parametrize("name", OUR_MODELS)

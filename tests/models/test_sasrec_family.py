@@ -68,7 +68,7 @@ class Known:
     def __init__(self, ids: Tensor) -> None:
         self.ids = ids
 
-    def __call__(self, targets: Tensor, n_items: int) -> Negatives:
+    def __call__(self, targets: Tensor, n_items: int, places: Tensor | None = None) -> Negatives:
         return Negatives(self.ids if self.ids.dim() == 1 else self.ids[: len(targets)])
 
 
@@ -120,7 +120,7 @@ def test_gbce_over_the_target_and_a_places_own_negatives(calibration: float) -> 
     drawn = {int(item): row for item, row in zip(items, negatives, strict=True)}
 
     class Follows:
-        def __call__(self, targets: Tensor, n_items: int) -> Negatives:
+        def __call__(self, targets: Tensor, n_items: int, places: Tensor | None = None) -> Negatives:
             return Negatives(torch.stack([drawn[int(target)] for target in targets]))
 
     model.sampler = Follows()
@@ -146,6 +146,12 @@ def test_t_of_zero_and_one_negative_is_sasrecs_binary_cross_entropy() -> None:
 def test_a_calibration_that_is_none_is_refused() -> None:
     with pytest.raises(ValueError, match=r"calibration t is 1\.5"):
         tiny("gSASRec", calibration=1.5)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_deviation_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"item_init_std is -1\.0"):
+        tiny(name, item_init_std=-1.0)
 
 
 def test_thousands_of_negatives_come_close_to_the_full_softmax() -> None:
