@@ -82,14 +82,10 @@ def render_search(raw: Mapping[str, Any], name: str) -> str:
                 [model, words, spread([100 * entry["test_result"][key] for entry in entries]), str(len(entries))]
             )
     text = [f"# {raw['title']}\n", raw["about"] + "\n"]
-    text.append(
-        table(
-            ["model", "differs from the preset by", f"validation {metric}", "seeds", "best epoch"], rows, align="--:--"
-        )
-    )
+    text.append(table(["model", "differs from the preset by", f"validation {metric}", "seeds", "best epoch"], rows))
     if tests:
         text.append("## Test\n")
-        text.append(table(["model", "differs from the preset by", f"test {metric}", "seeds"], tests, align="--:-"))
+        text.append(table(["model", "differs from the preset by", f"test {metric}", "seeds"], tests))
     text.append(f"Raw file, with every command: [{name}.json]({name}.json).\n")
     return "\n".join(text)
 

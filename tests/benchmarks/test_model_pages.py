@@ -31,3 +31,12 @@ def test_figures_are_those_of_the_run(page: str, row: str, run: str, metrics: tu
     figures = " | ".join(f"{result['test_result'][name]:.4f}".lstrip("0") for name in metrics)
     text = (ROOT / "docs/models" / f"{page}.md").read_text(encoding="utf-8")
     assert f"| {row} | {figures} |" in text, figures
+
+
+def test_figures_of_the_search_are_those_rendered() -> None:
+    """The three-seed figures of the DMI page stand in the table of the search."""
+    table = (ROOT / "benchmarks/results/search_dmi_amazon-beauty.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/models/DMI.md").read_text(encoding="utf-8")
+    for row in ("16.77 ± 0.10", "16.77 ± 0.26", "16.03 ± 0.21", "15.52 ± 0.20"):
+        assert f"| {row} | 3 |" in table
+        assert row.replace("± 0.", "± .") in text
