@@ -13,6 +13,8 @@ from typing import Any
 
 from recbole_diffusion.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 # Set before Ray is imported, unless the user set them.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -24,6 +26,7 @@ ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+STARTS = 3  # attempts to start Ray on this machine
 _LOGGERS = ("ray", "ray.tune", "ray.train", "ray._private.worker")
 
 
@@ -46,7 +49,7 @@ def ray_running(
         arguments: for `ray.init`.
 
     Raises:
-        UserError: there is no cluster at `address`.
+        UserError: Ray does not start, or there is no cluster at `address`.
     """
     set_environment()
     import ray
@@ -57,21 +60,7 @@ def ray_running(
     if own:
         if address is not None and modules:
             arguments["runtime_env"] = {"py_modules": list(modules)}
-        try:
-            ray.init(
-                address=address or "local",
-                include_dashboard=False if address is None else None,
-                log_to_driver=logs,
-                logging_level=level,
-                **arguments,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            if address is None:
-                raise
-            why = _first_line(error)
-            if "AuthToken" in str(error.__cause__):
-                why = "it asks for a token; set RAY_AUTH_MODE=token, see Ray's documentation of token authentication"
-            raise UserError(f"no Ray cluster at ray_address {address}: {why}") from error
+        _start(ray, address, arguments, level, logs)
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(level)
     try:
@@ -81,6 +70,41 @@ def ray_running(
             logging.getLogger(name).setLevel(old)
         if own:
             ray.shutdown()
+
+
+def _start(ray: Any, address: str | None, arguments: dict[str, Any], level: int, logs: bool) -> None:
+    """`ray.init`; its errors in one line. Ray gives itself half a minute to start: on a busy machine it gets another.
+
+    Raises:
+        UserError: Ray did not start, or there is no cluster at `address`.
+    """
+    for tries_left in range(STARTS - 1, -1, -1):
+        try:
+            ray.init(
+                address=address or "local",
+                include_dashboard=False if address is None else None,
+                log_to_driver=logs,
+                logging_level=level,
+                **arguments,
+            )
+            return
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            if address is None:
+                raise
+            why = _first_line(error)
+            if "AuthToken" in str(error.__cause__):
+                why = "it asks for a token; set RAY_AUTH_MODE=token, see Ray's documentation of token authentication"
+            raise UserError(f"no Ray cluster at ray_address {address}: {why}") from error
+        except Exception as error:  # what Ray raises here is a plain Exception
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+            if not tries_left:
+                raise UserError(
+                    f"Ray did not start in {STARTS} times the half minute that it gives itself; try again when the "
+                    "machine is less busy"
+                ) from error
+            logger.warning("Ray did not start in the half minute that it gives itself; once more")
 
 
 def check_resources(ray: Any, cpus: float, gpus: float, address: str | None) -> None:

@@ -91,6 +91,18 @@ def test_the_best_configuration_repeats_bit_for_bit(undisturbed: Any, small_data
     assert weights_digest(result.folder / "best" / "model.safetensors") == best["weights_sha256"]
 
 
+def test_trials_of_reused_workers_are_usual_runs(undisturbed: Any, tmp_path: Path) -> None:
+    """Four trials in at most two workers; each has the weights of a run of its config.yaml."""
+    workers = {reports_of(undisturbed.folder, row.trial)[0]["pid"] for row in undisturbed.trials}
+    assert len(workers) < 4
+    for row in undisturbed.trials[1:]:
+        folder = undisturbed.folder / row.checkpoint
+        result = run(config_files=[folder / "config.yaml"], output=tmp_path)
+        assert result.best_valid_score == row.score
+        weights = [place / "best" / "model.safetensors" for place in (result.folder, folder)]
+        assert weights_digest(weights[0]) == weights_digest(weights[1])
+
+
 def test_tune_result_alone_repeats_the_best_run(undisturbed: Any, tmp_path: Path) -> None:
     alone = tmp_path / "alone.json"
     alone.write_bytes((undisturbed.folder / "tune_result.json").read_bytes())
