@@ -89,9 +89,7 @@ def new_tuner(
 ) -> tune.Tuner:
     """The Tuner of a sweep that begins."""
     scheduler = scheduler_of(options, space, epochs, eval_step)
-    progress = SweepProgress(
-        str(folder.path), options.trials(space), epochs, plan.bigger, scheduler, show=show_progress
-    )
+    progress = SweepProgress(options.trials(space), epochs, plan.bigger, scheduler, show=show_progress)
     return tune.Tuner(
         trainable_of(plan, options.cpus_per_trial, gpus),
         param_space=space.to_ray(as_grid=options.search == "grid"),

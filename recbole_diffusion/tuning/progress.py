@@ -15,16 +15,15 @@ from recbole_diffusion.tuning.trial import BEST_SCORE, FINISHED, NO_BETTER, REAS
 
 INTERVAL = 10.0  # seconds between two lines where nothing ended
 
-# Trials as the experiment in this process left them, by the experiment's folder. Ray hands its callbacks to a restored
-# sweep by pickling them, so that the sweep itself cannot hold on to one.
-ended: dict[str, list[Any]] = {}
+# Trials as the last experiment of this process left them. Ray hands its callbacks to a restored sweep by pickling them,
+# so that the sweep itself cannot hold on to one.
+ended: list[Any] = []
 
 
 class SweepProgress(tune.Callback):
     """Lines with trials done, epochs a second, the best score so far and the remaining time.
 
     Args:
-        folder: of the sweep.
         trials: how many there will be.
         epochs: of a trial, at most.
         bigger: whether a higher score is better.
@@ -33,10 +32,8 @@ class SweepProgress(tune.Callback):
         show: whether to print.
     """
 
-    def __init__(
-        self, folder: str, trials: int, epochs: int, bigger: bool, scheduler: Any = None, show: bool = True
-    ) -> None:
-        self.folder, self.trials, self.epochs, self.bigger, self.show = folder, trials, epochs, bigger, show
+    def __init__(self, trials: int, epochs: int, bigger: bool, scheduler: Any = None, show: bool = True) -> None:
+        self.trials, self.epochs, self.bigger, self.show = trials, epochs, bigger, show
         self.scheduler = scheduler
         self._begin()
 
@@ -53,7 +50,7 @@ class SweepProgress(tune.Callback):
     ) -> None:
         """Called when the experiment starts or goes on."""
         self._begin()
-        ended.pop(self.folder, None)
+        ended.clear()
 
     def get_state(self) -> dict[str, Any] | None:
         """The scheduler's state, which Ray keeps with that of the experiment."""
@@ -103,7 +100,7 @@ class SweepProgress(tune.Callback):
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Remember how the trials were left."""
-        ended[self.folder] = list(trials)
+        ended[:] = trials
 
     # ---- lines ----
 

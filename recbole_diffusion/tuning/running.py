@@ -57,7 +57,7 @@ def run_trials(
     except KeyboardInterrupt as interrupt:
         raise _interrupted(folder) from interrupt
     took = time.monotonic() - began
-    rows = collect(grid, progress.ended.get(str(folder.path), []), plan.bigger)
+    rows = collect(grid, progress.ended, plan.bigger)
     write_tables(folder, rows)
     in_time = options.time_budget is None or took < options.time_budget
     if in_time and (any(row.state == UNFINISHED for row in rows) or len(rows) < options.trials(space)):

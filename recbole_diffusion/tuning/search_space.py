@@ -40,6 +40,7 @@ NOT_SEARCHED: dict[str, str] = {
     "topk": "trials are compared by them",
     "valid_metric": "trials are compared by it",
     "num_threads": "it is cpus_per_trial",
+    "num_workers": "a trial trains on one worker",
     "use_gpu": "it follows from gpus_per_trial",
     "gpu_id": "Ray gives each trial its GPU",
 }

@@ -7,6 +7,7 @@ by the chosen trial, and a sweep that is finished stays so.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -33,6 +34,8 @@ from recbole_diffusion.tuning.sweep_folder import SweepFolder
 from recbole_diffusion.tuning.trial import TrialPlan
 
 logger = logging.getLogger(__name__)
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def tune(
@@ -97,10 +100,11 @@ def tune(
             raise UserError("a sweep needs a search space: --tune=FILE, or the argument space")
         return _begun(read_space, asked, SweepOptions(**options), storage.resolve())
     except OSError as error:
-        if error.errno is None or error.filename is None:
+        if error.errno not in _DISK_ERRORS:
             raise
+        place = error.filename or storage
         raise UserError(
-            f"cannot write {error.filename}: {error.strerror}; make room and go on with --resume"
+            f"cannot write {place}: {error.strerror or error}; make room and go on with --resume"
         ) from error
 
 
@@ -126,6 +130,11 @@ def _begun(space: SearchSpace, asked: Request, options: SweepOptions, storage: P
     settings = plan.config(space.fixed)
     if settings["eval_step"] <= 0:
         raise UserError(f"eval_step is {settings['eval_step']}: a sweep compares validations; set it to 1 or more")
+    if settings["num_workers"] not in (None, 1):
+        raise UserError(
+            f"num_workers is {settings['num_workers']}: a trial trains on one worker, and a sweep runs many trials; "
+            "leave it out"
+        )
     with messages(asked.show):
         fingerprint = prepare_data(settings)
         facts = {
