@@ -155,8 +155,10 @@ def gbce_power(n_negatives: int, n_items: int, calibration: float) -> float:
         calibration: t in 0 .. 1.
 
     Raises:
-        ValueError: t outside 0 .. 1.
+        ValueError: t outside 0 .. 1, or no negatives.
     """
+    if n_negatives < 1:
+        raise ValueError(f"n_negatives is {n_negatives}; it must be 1 or more")
     if not 0.0 <= calibration <= 1.0:
         raise ValueError(f"gbce calibration t is {calibration}; it must lie in 0 .. 1")
     share = min(1.0, n_negatives / max(n_items - 2, 1))

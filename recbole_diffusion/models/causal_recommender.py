@@ -20,7 +20,9 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_diffusion.interests.causal_encoder import Activation, CausalEncoder, PositionOrder, TrainPositions
+from recbole_diffusion.losses.negatives import NegativeSampler, build_negative_sampler
 from recbole_diffusion.models.base import Score, VectorRecommender
+from recbole_diffusion.models.item_counts import sampler_item_counts
 from recbole_diffusion.models.item_table import item_table
 
 
@@ -40,6 +42,38 @@ class CausalOptions:
     attention_output: bool
     train_positions: TrainPositions
     score: Score
+
+
+@dataclass(frozen=True)
+class SampledCausalOptions(CausalOptions):
+    """The keys of those that sample negatives."""
+
+    negative_sampler: str
+    n_negatives: int
+    negatives_per_row: bool
+    remove_hits: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what no sampler can have."""
+        if self.n_negatives < 1:
+            raise ValueError(f"n_negatives is {self.n_negatives}; it must be 1 or more")
+        if self.negatives_per_row and self.negative_sampler == "in_batch":
+            raise ValueError(
+                "negatives_per_row is True, but the negatives of in_batch are the batch's targets, the same for every "
+                "place; set negatives_per_row: False or another negative_sampler"
+            )
+
+    def sampler(self, dataset: Any, n_items: int) -> NegativeSampler:
+        """What these keys name.
+
+        Args:
+            dataset: the training part of a dataset.
+            n_items: V.
+        """
+        name = self.negative_sampler
+        counted = name in ("log_uniform", "in_batch")
+        counts = sampler_item_counts(name, dataset, n_items) if counted else None
+        return build_negative_sampler(name, self.n_negatives, item_counts=counts, per_row=self.negatives_per_row)
 
 
 class CausalRecommender(VectorRecommender):

@@ -22,21 +22,24 @@ from typing import Any
 
 from torch import Tensor
 
-from recbole_diffusion.losses.negatives import build_negative_sampler
 from recbole_diffusion.losses.ranking import gbce, gbce_power
-from recbole_diffusion.models.causal_recommender import CausalOptions, CausalRecommender
-from recbole_diffusion.models.item_counts import sampler_item_counts
+from recbole_diffusion.models.causal_recommender import CausalRecommender, SampledCausalOptions
 
 
 @dataclass(frozen=True)
-class GSASRecOptions(CausalOptions):
+class GSASRecOptions(SampledCausalOptions):
     """gSASRec's own keys; properties/model/gSASRec.yaml holds the defaults and says what each means."""
 
-    negative_sampler: str
-    n_negatives: int
-    negatives_per_row: bool
-    remove_hits: bool
     calibration: float
+
+    def __post_init__(self) -> None:
+        """Refuse negatives whose rate the calibration does not know (docs/decisions/086)."""
+        super().__post_init__()
+        if self.negative_sampler == "in_batch" or (self.negative_sampler == "log_uniform" and self.calibration != 0.0):
+            raise ValueError(
+                f"negative_sampler is {self.negative_sampler}, but gSASRec is calibrated for n_negatives uniform "
+                "items; set negative_sampler: uniform (log_uniform goes with calibration: 0.0 alone)"
+            )
 
 
 class gSASRec(CausalRecommender):  # noqa: N801 (the model's name)
@@ -49,14 +52,7 @@ class gSASRec(CausalRecommender):  # noqa: N801 (the model's name)
         super().__init__(config, dataset)
         o: GSASRecOptions = self.options
         gbce_power(o.n_negatives, self.n_items, o.calibration)  # refuses a calibration that is none
-        self.sampler = build_negative_sampler(
-            o.negative_sampler,
-            o.n_negatives,
-            item_counts=None
-            if o.negative_sampler == "uniform"
-            else sampler_item_counts(o.negative_sampler, dataset, self.n_items),
-            per_row=o.negatives_per_row,
-        )
+        self.sampler = o.sampler(dataset, self.n_items)
 
     def place_losses(self, states: Tensor, items: Tensor, places: Tensor | None) -> Tensor:
         """gBCE of the next item and the negatives, (P,)."""

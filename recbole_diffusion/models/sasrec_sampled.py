@@ -19,21 +19,15 @@ from typing import Any
 
 from torch import Tensor
 
-from recbole_diffusion.losses.negatives import build_negative_sampler
 from recbole_diffusion.losses.objective import RankingObjective
-from recbole_diffusion.models.causal_recommender import CausalOptions, CausalRecommender
-from recbole_diffusion.models.item_counts import sampler_item_counts
+from recbole_diffusion.models.causal_recommender import CausalRecommender, SampledCausalOptions
 
 
 @dataclass(frozen=True)
-class SASRecSampledOptions(CausalOptions):
+class SASRecSampledOptions(SampledCausalOptions):
     """SASRecSampled's own keys; properties/model/SASRecSampled.yaml holds the defaults and says what each means."""
 
-    negative_sampler: str
-    n_negatives: int
-    negatives_per_row: bool
     log_q_correction: bool
-    remove_hits: bool
 
 
 class SASRecSampled(CausalRecommender):
@@ -45,14 +39,7 @@ class SASRecSampled(CausalRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         o: SASRecSampledOptions = self.options
-        sampler = build_negative_sampler(
-            o.negative_sampler,
-            o.n_negatives,
-            item_counts=None
-            if o.negative_sampler == "uniform"
-            else sampler_item_counts(o.negative_sampler, dataset, self.n_items),
-            per_row=o.negatives_per_row,
-        )
+        sampler = o.sampler(dataset, self.n_items)
         self.objective = RankingObjective(sampler, log_q_correction=o.log_q_correction, remove_hits=o.remove_hits)
 
     def place_losses(self, states: Tensor, items: Tensor, places: Tensor | None) -> Tensor:

@@ -174,6 +174,8 @@ def test_gbce_power_between_bce_and_calibrated() -> None:
     assert gbce_power(100, 12, 0.9) == 1.0  # more negatives than items: every one is seen
     with pytest.raises(ValueError, match="calibration t is"):
         gbce_power(1, 10, 1.5)
+    with pytest.raises(ValueError, match="n_negatives is 0"):
+        gbce_power(0, 10, 0.5)
 
 
 def test_gbce_without_hits_is_the_mean_over_the_rest(case: tuple[Tensor, Tensor, Tensor, Negatives]) -> None:

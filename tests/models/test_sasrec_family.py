@@ -154,6 +154,30 @@ def test_a_deviation_that_is_none_is_refused(name: str) -> None:
         tiny(name, item_init_std=-1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        ("gSASRec", {"n_negatives": 0}, "n_negatives is 0; it must be 1 or more"),
+        ("SASRecSampled", {"n_negatives": 0}, "n_negatives is 0; it must be 1 or more"),
+        (
+            "gSASRec",
+            {"negative_sampler": "in_batch", "negatives_per_row": False},
+            "negative_sampler is in_batch, but g",
+        ),
+        ("gSASRec", {"negative_sampler": "log_uniform"}, "negative_sampler is log_uniform, but gSASRec is calibrated"),
+        ("gSASRec", {"negative_sampler": "popular"}, "use one of uniform"),
+        (
+            "SASRecSampled",
+            {"negative_sampler": "in_batch", "negatives_per_row": True},
+            "negatives_per_row is True, but",
+        ),
+    ],
+)
+def test_negatives_that_cannot_be_are_refused(name: str, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, UserError), match=message):
+        tiny(name, **keys)
+
+
 def test_thousands_of_negatives_come_close_to_the_full_softmax() -> None:
     model, full = tiny("SASRecSampled", n_negatives=20_000, log_q_correction=False), tiny("SASRecCE")
     full.load_state_dict(model.state_dict())
@@ -182,6 +206,83 @@ def test_negatives_of_a_place_or_of_the_batch(name: str, per_row: bool) -> None:
     model = tiny(name, negatives_per_row=per_row)
     sampler = model.objective.sampler if name == "SASRecSampled" else model.sampler
     assert sampler(torch.ones(10, dtype=torch.long), 21).ids.shape == ((10, 5) if per_row else (5,))
+
+
+class CountedItems(Items):
+    """Also has the targets of a training set: item i is asked for i times."""
+
+    iid_field = "item_id"
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.inter_feat = {"item_id": torch.arange(count).repeat_interleave(torch.arange(count))}
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("gSASRec", {"negative_sampler": "uniform"}),
+        ("gSASRec", {"negative_sampler": "uniform", "negatives_per_row": False}),
+        ("gSASRec", {"negative_sampler": "log_uniform", "calibration": 0.0}),
+        ("gSASRec", {"negative_sampler": "log_uniform", "calibration": 0.0, "negatives_per_row": False}),
+        *(
+            (
+                "SASRecSampled",
+                {"negative_sampler": sampler, "log_q_correction": correction, "negatives_per_row": per_row},
+            )
+            for sampler in ("uniform", "log_uniform", "in_batch")
+            for correction in (False, True)
+            for per_row in (False, True)
+            if not (sampler == "in_batch" and per_row)
+        ),
+    ],
+)
+def test_every_sampler_against_the_loss_written_out(name: str, keys: dict[str, Any], positions: str) -> None:
+    config = RunConfig(name, "tiny", (), {**TINY, "n_negatives": 5, "train_positions": positions, **keys})
+    torch.manual_seed(3)
+    model = config.model_class(config, CountedItems(21))
+    drawn: list[Negatives] = []
+    holder = model.objective if name == "SASRecSampled" else model
+    sampler = holder.sampler
+    asked: list[Tensor] = []
+
+    def kept(targets: Tensor, n_items: int, places: Tensor | None = None) -> Negatives:
+        asked.append(targets)
+        drawn.append(sampler(targets, n_items, places))
+        return drawn[-1]
+
+    del holder.sampler
+    holder.sampler = kept
+    found = loss(model)
+    (items,), (negatives,) = asked, drawn
+    assert len(items) == (10 if positions == "all" else 3)
+    n_negatives = len(items) if keys["negative_sampler"] == "in_batch" else 5
+    per_row = keys.get("negatives_per_row", name == "gSASRec")
+    assert negatives.ids.shape == ((len(items), n_negatives) if per_row else (n_negatives,))
+    users, order = all_pairs(model) if positions == "all" else (
+        torch.stack([states(model, history)[-1] for history in HISTORIES]), torch.tensor(TARGETS)
+    )  # fmt: skip
+    scores = {int(item): user @ model.item_vectors().T for user, item in zip(users, order, strict=True)}
+    total = 0.0
+    for place, item in enumerate(items.tolist()):
+        score = scores[item].detach()
+        ids = negatives.ids[place] if per_row else negatives.ids
+        others = score[ids]
+        if name == "gSASRec":
+            beta = gbce_power(5, 21, model.options.calibration)
+            terms = -beta * torch.sigmoid(score[item]).log() - (1 - torch.sigmoid(others)).log().sum()
+            total += float(terms) / 6
+            continue
+        own = score[item]
+        if keys["log_q_correction"]:
+            assert negatives.log_q is not None
+            assert negatives.target_log_q is not None
+            others = others - (negatives.log_q[place] if per_row else negatives.log_q)
+            own = own - negatives.target_log_q[place]
+        others = others[ids != item]  # remove_hits
+        total += float(torch.logsumexp(torch.cat((own[None], others)), 0) - own)
+    assert found == pytest.approx(total / len(items), abs=1e-4)
 
 
 # ---- which rows ----

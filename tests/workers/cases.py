@@ -26,7 +26,11 @@ HARD = [
     Case("ComiRecSA", {"negative_sampler": "in_batch", "log_q_correction": True}, label="in-batch"),
     Case("ComiRecSA", {"negative_sampler": "log_uniform"}, label="log-uniform"),
     Case("DimeRec", {"negatives": "per_row", "n_negatives": 5}, label="negatives of each row"),
-    Case("gSASRec", {"negatives_per_row": True, "negative_sampler": "log_uniform"}, label="negatives of each place"),
+    Case(
+        "gSASRec",
+        {"negatives_per_row": True, "negative_sampler": "log_uniform", "calibration": 0.0},
+        label="negatives of each place",
+    ),
     Case("SASRecSampled", {"negatives_per_row": True, "n_negatives": 5}, label="negatives of each place"),
     Case("SASRecSampled", {"negative_sampler": "in_batch", "log_q_correction": True}, label="in-batch places"),
     Case("SASRecCE", {"length_bucketing": 2}, label="sorted by length"),
