@@ -7,6 +7,7 @@ by the chosen trial, and a sweep that is finished stays so.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
@@ -112,12 +113,15 @@ def _begun(space: SearchSpace, asked: Request, options: SweepOptions, storage: P
     overrides = asked.overrides
     options.check_space(space)
     check_packages(options.search)
-    for key in (*space.domains, *space.fixed):
+    digest = space.digest()
+    for key in space.domains:
         if key in overrides:
             raise UserError(
-                f"{key} is given ({overrides.origin_of(key)}) and stands in the search space "
-                f"({space.origins.get(key, space.source)}); leave one of them out"
+                f"{key} is given ({overrides.origin_of(key)}) and drawn ({space.origins.get(key, space.source)}); "
+                "leave one of them out"
             )
+    kept = {key: value for key, value in space.fixed.items() if key not in overrides}
+    space = dataclasses.replace(space, fixed=kept)  # what is given wins over what the file fixes
     base = RunConfig(asked.model, asked.dataset, asked.config_files, overrides)
     if base.model_reference.startswith("__main__"):
         raise UserError(
@@ -146,7 +150,7 @@ def _begun(space: SearchSpace, asked: Request, options: SweepOptions, storage: P
             "origins": plan.origins,
             "space": space.plain(),
             "space_source": space.source,
-            "space_digest": space.digest(),
+            "space_digest": digest,
             "options": options.plain(),
             "gpus": gpus,
             "epochs": max([settings["epochs"], *_searched(space, "epochs")]),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from recbole_diffusion.tuning.ray_session import set_environment
+from recbole_diffusion.tuning.ray_session import ray_running
 
 pytest.importorskip("ray")
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,15 +35,9 @@ SPACE: dict[str, Any] = {"learning_rate": {"loguniform": [1e-3, 1e-1]}, "hidden_
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """A Ray of this test session's own; its address."""
-    set_environment()
-    import ray
-
     place = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    context = ray.init(
-        num_cpus=2, include_dashboard=False, _temp_dir=place, object_store_memory=200 * 2**20, log_to_driver=False
-    )
-    yield context.address_info["address"]
-    ray.shutdown()
+    with ray_running(None, num_cpus=2, _temp_dir=place, object_store_memory=200 * 2**20) as ray:
+        yield ray.get_runtime_context().gcs_address
     shutil.rmtree(place, ignore_errors=True)
 
 

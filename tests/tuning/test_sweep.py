@@ -177,6 +177,15 @@ def test_what_is_refused_before_anything_starts(
     assert not (tmp_path / "sweeps").exists()
 
 
+def test_what_is_given_wins_over_what_the_file_fixes(small_data: Path, tmp_path: Path) -> None:
+    """Seen by what is refused: not the file's eval_step of 0, where another is given."""
+    space = {"learning_rate": {"uniform": [0.1, 1]}, "eval_step": 0, "epochs": 3}
+    with pytest.raises(UserError, match="num_workers is 2: a trial trains on one worker"):
+        tune("SASRec", "small", space, {**TINY, "num_workers": 2}, data_path=small_data, storage_path=tmp_path)
+    with pytest.raises(UserError, match="eval_step is 0"):
+        tune("SASRec", "small", space, {key: TINY[key] for key in ("topk",)}, data_path=small_data)
+
+
 def test_a_trial_that_no_machine_has_room_for_is_refused(ray_cluster: str, small_data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a trial asks for 64 CPU cores, but this machine has at most 2 CPU cores"):
         tune("SASRec", "small", SPACE, TINY, data_path=small_data, storage_path=tmp_path / "sweeps", cpus_per_trial=64)
