@@ -30,7 +30,8 @@ EXTRACTORS = ("sa", "dr", "rule", "sasrec", "mlp")
 def tiny(items: int = 51, **keys: Any) -> DimeRec:
     """A small DimeRec over `items` ids (padding included) in evaluation mode."""
     torch.manual_seed(0)
-    return DimeRec(RunConfig("DimeRec", "tiny", (), {"item_init_std": 0.3, **TINY, **keys}), Items(items)).eval()
+    own = {"item_init_std": 0.3, "negatives": "per_row", "n_negatives": 10, **TINY, **keys}
+    return DimeRec(RunConfig("DimeRec", "tiny", (), own), Items(items)).eval()
 
 
 def like(model: DimeRec, **keys: Any) -> DimeRec:
