@@ -182,7 +182,7 @@ def _execute(
         torch.set_num_threads(config["num_threads"])
     trainer_class(config.entry.trainer_class)  # refuses here, before anything is read
     several = config["num_workers"] > 1 and checkpoint is None
-    if not resume or several:
+    if not resume:
         folder.write_config(config.to_plain())
     if several:
         return _execute_with_workers(config, folder, resume=resume)

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,20 @@ class TrainingSession:
         self.parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         logger.info("%d parameters", self.parameters)
 
-    def train(self, *, resume: bool = False, callback_fn: Callable[[int, float], None] | None = None) -> None:
+    def train(
+        self,
+        *,
+        resume: bool = False,
+        callback_fn: Callable[[int, float], None] | None = None,
+        written_config: Mapping[str, Any] | None = None,
+    ) -> None:
         """Train to the end, and put the best epoch's weights into the model.
 
         Args:
             resume: go on from the folder's last checkpoint.
             callback_fn: called with the epoch, from 0, and the validation score after each validation, once the
                 epoch's checkpoint is written.
+            written_config: what config.yaml of a resumed run is to say; None for this session's configuration.
 
         Raises:
             TrainingDiverged: a loss is not finite.
@@ -118,8 +125,7 @@ class TrainingSession:
         if resume:
             if not self.trainer.resume():
                 logger.info("the run was cut before its first epoch ended; it starts again")
-            if self.workers.size == 1:
-                self.folder.write_config(self.config.to_plain())
+            self.folder.write_config(self.config.to_plain() if written_config is None else written_config)
         show = bool(self.config["show_progress"])
         self.trainer.fit(self.train_data, self.valid_data, show_progress=show, callback_fn=callback_fn)
         self.trainer.load_best()

@@ -80,6 +80,11 @@ class Exchange:
         """Whether workers have to end."""
         return (self.path / "stop").exists() or not self.path.is_dir()
 
+    @property
+    def started(self) -> bool:
+        """Whether workers have started."""
+        return (self.path / "started").exists()
+
     def start(self) -> bool:
         """Note that a worker starts; whether workers had started before."""
         try:

@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from recbole_diffusion.config import RunConfig
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.session import RunResult
 from recbole_diffusion.training.losses import TrainingDiverged
-from recbole_diffusion.training.run_folder import RunFolder
+from recbole_diffusion.training.run_folder import RunFolder, RunLog
 from recbole_diffusion.workers.exchange import Echo, Exchange
 from recbole_diffusion.workers.worker import Job, train_worker
 
@@ -39,6 +40,7 @@ _ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # workers are the run, and as important as one that needs no Ray
 }
 _OBJECT_STORE_BYTES = 200 * 2**20  # nothing large travels through it
+_PATIENCE_SECONDS, _SECONDS_TO_END = 30.0, 2.0
 _LOGGERS = ("ray", "ray.train", "ray.data")
 
 
@@ -71,7 +73,7 @@ def train_with_workers(config: RunConfig, folder: RunFolder, *, resume: bool) ->
         try:
             job = _job(config, folder, exchange, resume=resume, threads=threads, use_gpu=use_gpu)
             with Echo(exchange.terminal):
-                failure = _fit(_trainer(config, job), exchange, folder)
+                failure = _fit(_trainer(config, job), exchange, config, folder)
             return _outcome(config, folder, exchange, failure)
         finally:
             exchange.remove()
@@ -184,6 +186,7 @@ def _job(config: RunConfig, folder: RunFolder, exchange: Exchange, *, resume: bo
         model=model,
         dataset=dataset,
         config=values,
+        written_config=config.to_plain(),
         folder=str(folder.path.absolute()),
         exchange=str(exchange.path),
         resume=resume,
@@ -221,7 +224,7 @@ def _trainer(config: RunConfig, job: Job) -> Any:
     )
 
 
-def _fit(trainer: Any, exchange: Exchange, folder: RunFolder) -> BaseException | None:
+def _fit(trainer: Any, exchange: Exchange, config: RunConfig, folder: RunFolder) -> BaseException | None:
     """Let Ray train, in a thread, so that Ctrl-C is this program's; what Ray raised, if it did."""
     failure: list[BaseException] = []
 
@@ -233,14 +236,25 @@ def _fit(trainer: Any, exchange: Exchange, folder: RunFolder) -> BaseException |
 
     thread = threading.Thread(target=fit, name="recbole-diff-ray-train", daemon=True)
     thread.start()
+    begun, waiting, ended = time.monotonic(), True, None
     try:
         while thread.is_alive():
             thread.join(0.5)
+            now = time.monotonic()
+            waiting = waiting and not exchange.started
+            if waiting and now - begun > _PATIENCE_SECONDS:
+                waiting = False
+                logger.warning("waiting for %d workers to start", config["num_workers"])
+            if ended is None and exchange.ended() is not None:
+                ended = now
+            if ended is not None and now - ended > _PATIENCE_SECONDS:
+                exchange.stop()  # one worker ended, the others wait for it
     except KeyboardInterrupt as interrupt:
         exchange.stop()
         interrupt.run_folder = folder.path  # type: ignore[attr-defined]  # the command line says how to go on
-        thread.join(30.0)
-        logger.warning("interrupted; the last complete epoch is kept, go on with --resume=%s", folder.path)
+        thread.join(_SECONDS_TO_END)
+        with RunLog(folder.log, config["state"] or "INFO", terminal=bool(config["show_progress"])):
+            logger.warning("interrupted; the last complete epoch is kept, go on with --resume=%s", folder.path)
         raise
     return failure[0] if failure else None
 

@@ -33,6 +33,7 @@ class Job:
     Attributes:
         model, dataset: as for `RunConfig`.
         config: every other key.
+        written_config: what the run's config.yaml says: the same, as the user gave it.
         folder: the run's folder.
         exchange: see `exchange.py`.
         resume: whether an earlier run is continued.
@@ -45,6 +46,7 @@ class Job:
     model: str
     dataset: str
     config: dict[str, Any]
+    written_config: dict[str, Any]
     folder: str
     exchange: str
     resume: bool
@@ -69,9 +71,9 @@ def train_worker(settings: dict[str, Any]) -> None:
     exchange = Exchange(Path(job.exchange))
     if exchange.stopped or exchange.ended() is not None:
         return
-    _settle(job)
     exchange.watch()
     try:
+        _settle(job)
         _run(job, exchange, rank)
     except UserError as error:
         from recbole_diffusion.training.losses import TrainingDiverged
@@ -101,15 +103,17 @@ def _lost_a_peer(error: Exception) -> bool:
 @contextlib.contextmanager
 def _without_rays_handlers() -> Iterator[None]:
     """What this process logs goes to the run's log and terminal alone, Ray's own messages only from warnings on."""
-    root, ray_logger = logging.getLogger(), logging.getLogger("ray")
-    handlers, level = list(root.handlers), ray_logger.level
+    root, rays = logging.getLogger(), [logging.getLogger(name) for name in ("ray", "ray.train")]
+    handlers, levels = list(root.handlers), [one.level for one in rays]
     for handler in handlers:
         root.removeHandler(handler)
-    ray_logger.setLevel(logging.WARNING)
+    for one in rays:
+        one.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        ray_logger.setLevel(level)
+        for one, level in zip(rays, levels, strict=True):
+            one.setLevel(level)
         for handler in handlers:
             root.addHandler(handler)
 
@@ -148,6 +152,7 @@ def _run(job: Job, exchange: Exchange, rank: int) -> None:
         def report(epoch: int, score: float) -> None:
             ray.train.report({"epoch": epoch + 1, config["valid_metric"]: score})
 
-        session.train(resume=job.resume or folder.last.is_file(), callback_fn=report)
+        again = job.resume or folder.last.is_file()
+        session.train(resume=again, callback_fn=report, written_config=job.written_config)
         session.test()
         session.finish()
