@@ -378,6 +378,30 @@ def test_one_cut_a_user_without_shuffle_draws_from_all_users(small_data: Path) -
     assert epochs[0] == epochs[1]  # the users in their order, each with another cut
 
 
+@pytest.mark.parametrize(("shuffle", "bucketing"), [(True, None), (True, 2), (False, None)])
+def test_one_cut_a_user_is_another_one_in_each_epoch(small_data: Path, shuffle: bool, bucketing: int | None) -> None:
+    """A user with several rows gets several of them over the epochs; a second loader repeats every epoch's cuts."""
+    keys: dict[str, Any] = {"protocol": "user_split_multi", "min_history": 1, "one_cut_per_user": True}
+    config = settings(small_data, "small", train_batch_size=16, length_bucketing=bucketing, shuffle=shuffle, **keys)
+
+    def cuts(epochs: int) -> list[dict[int, int]]:
+        loader = prepare_loaders(config, checked_dataset(SequentialDataset)(config))[0]
+        rows = loader._dataset.inter_feat
+        users, lengths = rows["user_id"].numpy(), rows["item_length"].numpy()
+        found = []
+        for _ in range(epochs):
+            index = np.concatenate(list(loader.sampler))
+            found.append(dict(zip(users[index].tolist(), lengths[index].tolist(), strict=True)))
+        return found
+
+    first, second, *_ = epochs = cuts(60)
+    several = sum(len({epoch[user] for epoch in epochs}) > 1 for user in first)
+    assert several == len(first)  # every user has four rows or more
+    assert sum(first[user] != second[user] for user in first) > len(first) / 2
+    assert len({tuple(sorted(epoch.items())) for epoch in epochs}) == 60
+    assert cuts(3) == epochs[:3]
+
+
 def test_length_bucketing_without_shuffle_is_refused(small_data: Path) -> None:
     config = settings(small_data, "small", length_bucketing=4, shuffle=False)
     with pytest.raises(UserError, match="length_bucketing sorts shuffled rows"):

@@ -120,6 +120,30 @@ def test_great_hardness_keeps_the_hardest_negative_with_weight_m(
     torch.testing.assert_close(loss, torch.logaddexp(positive, hardest) - positive, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("beta", [0.5, 1.0, 10.0])
+@pytest.mark.parametrize("remove_hits", [False, True])
+def test_hard_weights_have_mean_one(beta: float, remove_hits: bool) -> None:
+    """REMI: w_j = exp(beta s_j) / mean_m exp(beta s_m); read off the loss, from its slope by each negative's score."""
+    scores = torch.tensor([[0.3, -1.0, 0.9, 0.3], [0.0, 0.5, 0.5, 0.2]], requires_grad=True)
+    users = torch.eye(2, requires_grad=True)
+    # items 1 .. 4 score scores[row] with both rows' unit vectors; item 5 is the target of row 0, item 3 of row 1
+    items = torch.cat((torch.zeros(1, 2), scores.T, torch.zeros(1, 2)))
+    targets, negatives = torch.tensor([5, 3]), Negatives(torch.tensor([1, 2, 3, 4]))
+    loss = sampled_softmax(
+        users, items, targets, negatives, hardness=beta, detach_weights=True, remove_hits=remove_hits
+    )
+    for row, target_score in enumerate((0.0, 0.5)):
+        (slope,) = torch.autograd.grad(loss[row], scores, retain_graph=True)
+        # d L / d s_j = w_j e^(s_j - s_+) / e^L, and for row 1 without removed hits the target is a negative too
+        kept = [j for j in range(4) if not (row == 1 and j == 2)]
+        weights = slope[row, kept] * loss[row].exp() * (target_score - scores[row, kept]).exp()
+        exact = (beta * scores[row]).exp()
+        among = kept if remove_hits else list(range(4))
+        torch.testing.assert_close(weights, exact[kept] / exact[among].mean(), rtol=1e-4, atol=1e-5)
+        if among == kept:
+            assert float(weights.detach().mean()) == pytest.approx(1.0, rel=1e-4)
+
+
 def test_detached_weights_change_the_gradient_alone(case: tuple[Tensor, Tensor, Tensor, Negatives]) -> None:
     users, items, targets, negatives = case
     kept = sampled_softmax(users, items, targets, negatives, hardness=1.0)

@@ -126,6 +126,20 @@ def test_a_run_cut_before_its_first_epoch_starts_again(uncut: Path, small_data: 
     assert_same_end(uncut, folder)
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_cuts_of_users_go_on_where_they_stopped(shuffle: bool, small_data: Path, tmp_path: Path) -> None:
+    """One cut of each user is drawn anew in each epoch: a resumed run draws those that the whole run would have."""
+    keys = {
+        "hidden_size": 8, "n_negatives": 10, "train_batch_size": 16, "MAX_ITEM_LIST_LENGTH": 10, "eval_step": 1,
+        "use_gpu": False, "num_threads": 1, "show_progress": False, "protocol": "user_split_multi", "min_history": 1,
+        "one_cut_per_user": True, "shuffle": shuffle, "metrics": ["Recall"], "valid_metric": "Recall@10",
+    }  # fmt: skip
+    whole = run("ComiRecSA", "small", {**keys, "epochs": 4}, data_path=small_data, output=tmp_path / "whole").folder
+    cut = run("ComiRecSA", "small", {**keys, "epochs": 2}, data_path=small_data, output=tmp_path / "cut").folder
+    run(resume=cut, config={"epochs": 4})
+    assert_same_end(whole, cut)
+
+
 def test_config_yaml_repeats_the_run(uncut: Path, tmp_path: Path) -> None:
     again = run(config_files=[uncut / "config.yaml"], output=tmp_path).folder
     assert_same_end(uncut, again)
