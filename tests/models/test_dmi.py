@@ -45,7 +45,7 @@ class FixedNegatives:
     def __init__(self, ids: Tensor) -> None:
         self.ids = ids
 
-    def __call__(self, targets: Tensor, n_items: int) -> Negatives:
+    def __call__(self, targets: Tensor, n_items: int, places: Tensor | None = None) -> Negatives:
         return Negatives(self.ids)
 
 
