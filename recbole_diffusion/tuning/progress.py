@@ -13,11 +13,15 @@ from ray import tune
 from recbole_diffusion.tuning.reasons import reason_of
 from recbole_diffusion.tuning.trial import BEST_SCORE, FINISHED, NO_BETTER, REASON, REFUSED, STATE, TIME_ATTRIBUTE
 
+ENDED = ("TERMINATED", "ERROR")
 INTERVAL = 10.0  # seconds between two lines where nothing ended
 
 # Trials as the last experiment of this process left them. Ray hands its callbacks to a restored sweep by pickling them,
 # so that the sweep itself cannot hold on to one.
 ended: list[Any] = []
+
+# The reserve of the sweep that runs in this process: given back when its last trial has ended.
+reserve: Path | None = None
 
 
 class SweepProgress(tune.Callback):
@@ -75,6 +79,8 @@ class SweepProgress(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Now and then a line."""
+        if reserve is not None and len(trials) >= self.trials and all(one.status in ENDED for one in trials):
+            reserve.unlink(missing_ok=True)  # Ray writes its state once more after this
         if self.epochs_before is None:
             self.epochs_before = _epochs(trials)
         if time.monotonic() - self.printed >= INTERVAL:
@@ -111,7 +117,7 @@ class SweepProgress(tune.Callback):
         out: TextIO = sys.stderr
         if trial is not None:
             print(f"trial {trial.trial_id} {words}", file=out)
-        done = sum(one.status in ("TERMINATED", "ERROR") or (one is trial and over) for one in trials)
+        done = sum(one.status in ENDED or (one is trial and over) for one in trials)
         failed = sum(one.status == "ERROR" or (one.last_result or {}).get(STATE) == REFUSED for one in trials)
         running = sum(one.status == "RUNNING" and not (one is trial and over) for one in trials)
         scores = [
@@ -132,15 +138,9 @@ class SweepProgress(tune.Callback):
         """Remaining time: trials that are not done take what those that are took on the mean."""
         if rate <= 0 or done >= self.trials:
             return ""
-        ended_epochs = [
-            (one.last_result or {}).get(TIME_ATTRIBUTE, 0) for one in trials if one.status in ("TERMINATED", "ERROR")
-        ]
+        ended_epochs = [(one.last_result or {}).get(TIME_ATTRIBUTE, 0) for one in trials if one.status in ENDED]
         mean = sum(ended_epochs) / len(ended_epochs) if ended_epochs else self.epochs
-        running = [
-            (one.last_result or {}).get(TIME_ATTRIBUTE, 0)
-            for one in trials
-            if one.status not in ("TERMINATED", "ERROR")
-        ]
+        running = [(one.last_result or {}).get(TIME_ATTRIBUTE, 0) for one in trials if one.status not in ENDED]
         left = (self.trials - done) * mean - sum(min(epochs, mean) for epochs in running)
         return f", about {_duration(max(left, 0) / rate)} left"
 

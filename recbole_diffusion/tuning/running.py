@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.tuning import plots, ray_session
 from recbole_diffusion.tuning.options import SweepOptions
 from recbole_diffusion.tuning.outcome import SweepResult, finish
@@ -39,12 +40,14 @@ def run_trials(
     """Run the trials that are left, then choose, test and write.
 
     Raises:
-        UserError: no trial can be chosen.
+        UserError: no trial can be chosen, or the disk is full.
         KeyboardInterrupt: it was interrupted; the folder can be resumed.
     """
     from recbole_diffusion.tuning import experiment, progress  # these import Ray
 
     began = time.monotonic()
+    folder.take_reserve()
+    progress.reserve = folder.reserve
     try:
         if restore:
             tuner = experiment.restored_tuner(plan, options, folder, gpus=facts["gpus"])
@@ -54,11 +57,20 @@ def run_trials(
                 gpus=facts["gpus"], show_progress=asked.show, logs=asked.logs,
             )  # fmt: skip
         grid = tuner.fit()
+        took = time.monotonic() - began
+        folder.release_reserve()
+        rows = collect(grid, progress.ended, plan.bigger)
+        write_tables(folder, rows)
     except KeyboardInterrupt as interrupt:
         raise _interrupted(folder) from interrupt
-    took = time.monotonic() - began
-    rows = collect(grid, progress.ended, plan.bigger)
-    write_tables(folder, rows)
+    except Exception as error:  # whatever Ray makes of files that are cut short
+        if not folder.full:
+            raise
+        raise UserError(
+            f"the disk of {folder.path} is full; make room and go on with --resume={folder.path}"
+        ) from error
+    finally:
+        folder.release_reserve()
     in_time = options.time_budget is None or took < options.time_budget
     if in_time and (any(row.state == UNFINISHED for row in rows) or len(rows) < options.trials(space)):
         raise _interrupted(folder)

@@ -14,6 +14,7 @@ tuner.pkl, experiment_state-*, ...  Ray's own state, from which a sweep is resum
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from recbole_diffusion.training.checkpoint import write_text_atomically
 
 SWEEP_FILE, RESULT_FILE, BEST_FILE, TUNER_FILE = "sweep.json", "tune_result.json", "best.yaml", "tuner.pkl"
 FORMAT = 1
+RESERVE = 2**20  # bytes
 
 
 class SweepFolder:
@@ -75,6 +77,34 @@ class SweepFolder:
                 f"no sweep to resume in {place}; give the sweep's folder: --resume=FOLDER (it has a {SWEEP_FILE})"
             )
         return cls(found[-1].parent)
+
+    @property
+    def reserve(self) -> Path:
+        """A file that only takes room, so that Ray can write its state down when trials have filled the disk."""
+        return self.path / ".reserve"
+
+    def take_reserve(self) -> None:
+        """Write the reserve.
+
+        Raises:
+            UserError: there is no room for it.
+        """
+        try:
+            self.reserve.write_bytes(b"0" * RESERVE)
+        except OSError as error:
+            self.release_reserve()
+            raise UserError(
+                f"cannot write to {self.path} ({error.strerror}); make room and go on with --resume"
+            ) from error
+
+    def release_reserve(self) -> None:
+        """Give the room back."""
+        self.reserve.unlink(missing_ok=True)
+
+    @property
+    def full(self) -> bool:
+        """Whether less room than the reserve is left on the disk."""
+        return shutil.disk_usage(self.path).free < RESERVE
 
     @property
     def result(self) -> Path:

@@ -148,7 +148,7 @@ def test_a_full_disk(ray_cluster: str, small_data: Path, tmp_path: Path) -> None
     """Checkpoints that no longer fit fail their trials; with room again the sweep goes on where it was."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a small tmpfs is not permitted here")
     try:
