@@ -16,7 +16,8 @@ def block() -> str:
 
 
 def test_quality_figures() -> None:
-    rendered = (RESULTS / "quality_amazon-beauty.md").read_text(encoding="utf-8")
+    pages = ("amazon-beauty", "amazon-beauty_user_split_multi", "amazon-beauty_user_split_next")
+    rendered = "".join((RESULTS / f"quality_{page}.md").read_text(encoding="utf-8") for page in pages)
     figures = re.findall(r"\b\d+\.\d{4}\b", block())
     assert len(figures) >= 6
     assert [figure for figure in figures if f" {figure} " not in rendered] == []
