@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+import torch
 from recbole.data.dataset import SequentialDataset
 
 from recbole_diffusion.errors import UserError
@@ -43,7 +44,7 @@ class _TrainingTargets(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name != self.item_field:
             raise NeedsTrainingData(f"column {name} of the training rows")
-        return np.repeat(np.arange(len(self.training_rows)), self.training_rows)
+        return torch.from_numpy(np.repeat(np.arange(len(self.training_rows)), self.training_rows))
 
     def __iter__(self) -> Any:
         raise NeedsTrainingData("the training rows")

@@ -32,7 +32,7 @@ TINY: dict[str, Any] = {
 SPACE: dict[str, Any] = {"learning_rate": {"loguniform": [1e-3, 1e-1]}, "hidden_dropout_prob": {"choice": [0.0, 0.2]}}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not the session: other packages start a Ray of their own in this process
 def ray_cluster() -> Iterator[str]:
     """A Ray of this test session's own; its address."""
     place = tempfile.mkdtemp(prefix="ray", dir="/tmp")
@@ -41,7 +41,7 @@ def ray_cluster() -> Iterator[str]:
     shutil.rmtree(place, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def undisturbed(ray_cluster: str, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A finished sweep of four trials of SASRec."""
     from recbole_diffusion.tuning.sweep import tune

@@ -39,7 +39,7 @@ def deaths(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not the session: other packages start a Ray of their own in this process
 def ray_here(deaths: Path, own_cache: None) -> Iterator[None]:
     """A Ray of this process's own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
