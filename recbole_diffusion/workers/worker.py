@@ -102,20 +102,23 @@ def _lost_a_peer(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _without_rays_handlers() -> Iterator[None]:
-    """What this process logs goes to the run's log and terminal alone, Ray's own messages only from warnings on."""
-    root, rays = logging.getLogger(), [logging.getLogger(name) for name in ("ray", "ray.train")]
-    handlers, levels = list(root.handlers), [one.level for one in rays]
+    """What this process logs goes to the run's log and terminal alone."""
+    root = logging.getLogger()
+    handlers = list(root.handlers)
     for handler in handlers:
         root.removeHandler(handler)
-    for one in rays:
-        one.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        for one, level in zip(rays, levels, strict=True):
-            one.setLevel(level)
         for handler in handlers:
             root.addHandler(handler)
+
+
+def _is_the_runs(record: logging.LogRecord) -> bool:
+    """Whether a message belongs into a run's log: Ray's own do from warnings on (not all its loggers are named so)."""
+    import ray
+
+    return record.levelno >= logging.WARNING or not record.pathname.startswith(str(Path(ray.__file__).parent))
 
 
 def _run(job: Job, exchange: Exchange, rank: int) -> None:
@@ -140,7 +143,9 @@ def _run(job: Job, exchange: Exchange, rank: int) -> None:
             stack.enter_context(contextlib.redirect_stderr(terminal))
             stack.enter_context(_without_rays_handlers())
             shown = bool(config["show_progress"])
-            stack.enter_context(RunLog(folder.log, config["state"] or "INFO", terminal=shown))
+            log = stack.enter_context(RunLog(folder.log, config["state"] or "INFO", terminal=shown))
+            for handler in log.handlers:
+                handler.addFilter(_is_the_runs)
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
         lost = exchange.start() if rank == 0 else False
