@@ -15,6 +15,7 @@ import torch
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.recommendation.recommender import Recommender
+from recbole_diffusion.training.item_catalogue import ItemCatalogue, NeedsTrainingData
 
 from .conftest import Train
 
@@ -134,11 +135,25 @@ def test_a_run_without_its_list_of_items_reads_its_data(
 
 
 def test_a_model_that_asks_for_more_than_items_reads_its_data(
-    trained: Train, caplog: pytest.LogCaptureFixture, small_data: Path
+    trained: Train, caplog: pytest.LogCaptureFixture, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    folder = trained("DiffuRec").folder
+    expected = Recommender.load(folder, device="cpu").recommend([["i1", "i2"]], 6).items
+
+    def more(_: ItemCatalogue, name: str) -> int:
+        raise NeedsTrainingData(f"the values of {name}")
+
+    monkeypatch.setattr(ItemCatalogue, "num", more)
     caplog.set_level(logging.INFO)
-    recommender = Recommender.load(trained("FEARec").folder, device="cpu", data_path=small_data)
-    assert "FEARec asks for" in caplog.text
+    recommender = Recommender.load(folder, device="cpu", data_path=small_data)
+    assert "DiffuRec asks for the values of item_id" in caplog.text
+    assert recommender.recommend([["i1", "i2"]], 6).items == expected
+
+
+def test_a_model_that_asks_for_its_training_targets_does_not(trained: Train, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    recommender = Recommender.load(trained("FEARec").folder, device="cpu", data_path="/nowhere")
+    assert "asks for" not in caplog.text
     assert len(recommender.recommend([["i1", "i2"]], 6).items[0] or []) == 6
 
 
