@@ -29,6 +29,7 @@ PREPARED_VERSION = 2  # another number for every change in what reading, filters
 # Keys of RecBole's datasets that only name or cut the columns of a batch.
 _OF_BATCHES = {"ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "MAX_ITEM_LIST_LENGTH", "NEG_PREFIX", "POSITION_FIELD"}
 _OTHER_KEYS = ("encoding", "time_precision", "eval_args", "protocol", "numerical_features", "discretization")
+_DATASET_KEYS = tuple(dataset_arguments)  # as imported: RecBole's own Config extends the list in place
 _OTHER_FILES = ("benchmark_filename", "additional_feat_suffix", "preload_weight")  # keys that read further files
 _FOLDER = "{folder}"  # stands for the dataset's folder in kept messages
 _MAPS = ("field2type", "field2source", "field2seqlen", "field2bucketnum")
@@ -99,7 +100,7 @@ class PreparedData:
 
     def _settings(self) -> dict[str, Any]:
         """Everything besides the file's contents that reading depends on."""
-        keys = [key for key in (*dataset_arguments, *_OTHER_KEYS) if key not in _OF_BATCHES]
+        keys = [key for key in (*_DATASET_KEYS, *_OTHER_KEYS) if key not in _OF_BATCHES]
         beside = sorted(path.suffix for path in self.source.parent.glob(f"{self.source.stem}.*"))
         return {
             "version": PREPARED_VERSION,

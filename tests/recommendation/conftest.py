@@ -60,7 +60,7 @@ def trained(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
     return train
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not the session: other packages start a Ray of their own in this process
 def ray_here() -> Iterator[None]:
     """A Ray of this process with two cores, unless one runs already."""
     pytest.importorskip("ray.data")

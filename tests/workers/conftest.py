@@ -46,6 +46,8 @@ def ray_here(deaths: Path, own_cache: None) -> Iterator[None]:
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray = pytest.importorskip("ray")
+    if ray.is_initialized():
+        ray.shutdown()
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
     ray.init(
         address="local",
