@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union
 
 from recbole_diffusion.config_files import Layer
@@ -119,3 +119,15 @@ def options_layer(options_class: type) -> Layer:
         elif option.default_factory is not dataclasses.MISSING:
             values[option.name] = option.default_factory()
     return Layer(values, dict.fromkeys(values, f"{options_class.__module__}:{options_class.__qualname__}"))
+
+
+def at_least(options: Any, minimum: int, keys: Sequence[str]) -> None:
+    """Refuse numbers that are too small; `None` is for keys that may be absent.
+
+    Raises:
+        ValueError: one of `keys` is below `minimum`.
+    """
+    for key in keys:
+        value = getattr(options, key)
+        if value is not None and value < minimum:
+            raise ValueError(f"{key} is {value}; it must be {minimum} or more")

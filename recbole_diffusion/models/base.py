@@ -1,7 +1,7 @@
 """What every model shares: training loss and scoring; and, for those that diffuse, noise that belongs to the row.
 
-A model supplies `losses`, `user_vectors` and `item_vectors`; `calculate_loss`, `predict` and `full_sort_predict` are
-written here once, so `predict` always equals the matching entry of `full_sort_predict`.
+A model supplies `losses`, `user_vectors` and a table of items, or other `item_vectors`; `calculate_loss`, `predict` and
+`full_sort_predict` are written here once, so `predict` always equals the matching entry of `full_sort_predict`.
 
 Evaluation noise. A reverse chain draws noise. The noise of a row is drawn from a stream keyed by (`eval_seed`, row
 number in the evaluation set), so scores do not depend on the batch size, the order or the device. The trainer puts the
@@ -19,7 +19,7 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_diffusion.config import model_options
@@ -84,10 +84,11 @@ class VectorRecommender(SequentialRecommender):
     """Base of models that rank by user and item vectors; a RecBole `SequentialRecommender`.
 
     Subclasses set `Options` (a frozen dataclass of the model's own keys; `score` is among them), build their parts in
-    `__init__`, and write `losses`, `user_vectors` and `item_vectors`. The score of an item is the best over the K user
-    vectors of a row.
+    `__init__`, `item_embedding` among them, and write `losses` and `user_vectors`; `item_vectors` where items score
+    by anything else than embeddings. The score of an item is the best over the K user vectors of a row.
     """
 
+    item_embedding: nn.Embedding
     input_type = InputType.POINTWISE
     fixed_width: ClassVar[bool] = False  # histories in a batch are as wide as its longest one
     Options: ClassVar[Any]
@@ -112,8 +113,8 @@ class VectorRecommender(SequentialRecommender):
         raise TypeError(f"{type(self).__name__} does not define user_vectors(interaction)")
 
     def item_vectors(self) -> Tensor:
-        """The vectors that user vectors are scored against, (V, D)."""
-        raise TypeError(f"{type(self).__name__} does not define item_vectors()")
+        """The vectors that user vectors are scored against, (V, D): the table of items by default."""
+        return self.item_embedding.weight
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """The training loss, a scalar."""

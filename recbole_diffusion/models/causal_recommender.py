@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_diffusion.config_options import at_least
 from recbole_diffusion.interests.causal_encoder import Activation, CausalEncoder, PositionOrder, TrainPositions
 from recbole_diffusion.losses.negatives import NegativeSampler, build_negative_sampler
 from recbole_diffusion.models.base import Score, VectorRecommender
@@ -55,8 +56,7 @@ class SampledCausalOptions(CausalOptions):
 
     def __post_init__(self) -> None:
         """Refuse what no sampler can have."""
-        if self.n_negatives < 1:
-            raise ValueError(f"n_negatives is {self.n_negatives}; it must be 1 or more")
+        at_least(self, 1, ("n_negatives",))
         if self.negatives_per_row and self.negative_sampler == "in_batch":
             raise ValueError(
                 "negatives_per_row is True, but the negatives of in_batch are the batch's targets, the same for every "
@@ -130,7 +130,3 @@ class CausalRecommender(VectorRecommender):
         """The state after the latest item, (B, 1, D)."""
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         return self.encoder.users(self.item_embedding.weight, item_seq, lengths)[:, None]
-
-    def item_vectors(self) -> Tensor:
-        """The item embedding table, (V, D)."""
-        return self.item_embedding.weight

@@ -28,21 +28,17 @@ from recbole.data.interaction import Interaction
 from torch import Tensor
 
 from recbole_diffusion.denoisers.mlp import MLPDenoiser
-from recbole_diffusion.diffusion.geodesic import GeodesicWalk
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
-from recbole_diffusion.diffusion.process import CLEAN, GaussianProcess
+from recbole_diffusion.diffusion.process import CLEAN
 from recbole_diffusion.diffusion.sampler import ReverseSampler
 from recbole_diffusion.diffusion.sphere import normalise
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.guidance_extractors import build_guidance_extractor, guidance_count
 from recbole_diffusion.interests.history_encoder import HistoryEncoder
 from recbole_diffusion.interests.multi_interest import Interests, select_interest
-from recbole_diffusion.losses.negatives import NegativeSampler, build_negative_sampler
 from recbole_diffusion.losses.same_negatives import softmax_of_each, without_history
 from recbole_diffusion.models.base import DiffusionRecommender, named_part
-from recbole_diffusion.models.beta_schedule import beta_schedule
 from recbole_diffusion.models.dimerec_options import DimeRecOptions
-from recbole_diffusion.models.item_counts import sampler_item_counts
 from recbole_diffusion.models.item_table import item_table
 
 
@@ -75,7 +71,6 @@ class DimeRec(DiffusionRecommender):
             n_heads=o.n_heads,
             dropout=o.dropout_prob,
         )
-        sphere = o.noise_space == "sphere"
         self.denoiser = MLPDenoiser(
             o.hidden_size,
             o.num_steps,
@@ -83,21 +78,9 @@ class DimeRec(DiffusionRecommender):
             hidden_sizes=o.denoiser_hidden_sizes,
             activation=o.hidden_act,
             fusion=o.guidance_fusion,
-            unit_output=sphere and o.normalise_prediction,
+            unit_output=o.noise_space == "sphere" and o.normalise_prediction,
         )
-        schedule = beta_schedule(o.noise_schedule, o.num_steps, o.beta_start, o.beta_end)
-        self.process: GeodesicWalk | GaussianProcess = GaussianProcess(schedule, o.reverse_noise)
-        if sphere:
-            self.process = GeodesicWalk(
-                schedule,
-                o.reverse_noise,
-                walk_scale=o.walk_scale,
-                walk_angle=o.walk_angle,
-                walk_project=o.walk_project,
-                walk_renormalise=o.walk_renormalise,
-                normalise_prior=o.normalise_prior,
-                reverse_noise_space=o.reverse_noise_space,
-            )
+        self.process = o.process()
         self.noise = build_noise(named_part(o.noise))
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps + o.train_clean_step)
         self.sampler = ReverseSampler(
@@ -107,15 +90,7 @@ class DimeRec(DiffusionRecommender):
             stop_after=o.intermediate_steps,
             early_result=o.intermediate_result,
         )
-        self.negative_sampler: NegativeSampler | None = None
-        if o.loss == "sampled_softmax":
-            counted = o.negative_sampler == "log_uniform" or (o.negative_sampler == "in_batch" and o.log_q_correction)
-            self.negative_sampler = build_negative_sampler(
-                o.negative_sampler,
-                o.n_negatives,
-                item_counts=sampler_item_counts(o.negative_sampler, dataset, self.n_items) if counted else None,
-                per_row=o.negatives == "per_row",
-            )
+        self.negative_sampler = o.sampler(dataset, self.n_items)
 
     def guidance(self, interaction: Interaction) -> Interests:
         """The guidance of a batch of histories (Eq. 13), with its weights over the items."""

@@ -1,18 +1,22 @@
-"""DimeRec's keys and their types; properties/model/DimeRec.yaml holds the defaults and says what each means."""
+"""DimeRec's keys and their types, and what some of them build; properties/model/DimeRec.yaml holds the defaults."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from recbole_diffusion.config_options import at_least
 from recbole_diffusion.denoisers.mlp import Fusion, MLPActivation
-from recbole_diffusion.diffusion.geodesic import ReverseNoiseSpace, WalkScale
-from recbole_diffusion.diffusion.process import ReverseNoise
+from recbole_diffusion.diffusion.geodesic import GeodesicWalk, ReverseNoiseSpace, WalkScale
+from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
 from recbole_diffusion.diffusion.sampler import EarlyResult
 from recbole_diffusion.interests.guidance_extractors import Guidance, Initialisation
 from recbole_diffusion.interests.routing import RoutingSoftmax
+from recbole_diffusion.losses.negatives import NegativeSampler, build_negative_sampler
 from recbole_diffusion.losses.objective import Loss
 from recbole_diffusion.models.base import Score
+from recbole_diffusion.models.beta_schedule import beta_schedule
+from recbole_diffusion.models.item_counts import sampler_item_counts
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,41 @@ class DimeRecOptions:
         """Refuse values that no network, loss or chain can have."""
         if not 0.0 <= self.dropout_prob < 1.0:
             raise ValueError(f"dropout_prob is {self.dropout_prob}; it must be at least 0 and less than 1")
-        sizes = ("hidden_size", "n_interests", "n_layers", "n_heads", "num_steps", "n_negatives", "n_eval_samples")
-        for key in sizes:
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        at_least(self, 1, ("hidden_size", "n_interests", "n_layers", "n_heads", "num_steps", "n_negatives"))
+        at_least(self, 1, ("n_eval_samples",))
         weights = ("guidance_weight", "reconstruction_weight", "ranking_weight")
-        for key in weights:
-            if getattr(self, key) < 0.0:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be 0 or more")
+        at_least(self, 0, weights)
         if not any(getattr(self, key) for key in weights):
             raise ValueError(f"{', '.join(weights)} are all 0; there is nothing to train, set one of them")
         if self.temperature <= 0.0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+
+    def process(self) -> GeodesicWalk | GaussianProcess:
+        """The walk on the sphere that these keys name, or the diffusion of ordinary vectors."""
+        schedule = beta_schedule(self.noise_schedule, self.num_steps, self.beta_start, self.beta_end)
+        if self.noise_space == "euclidean":
+            return GaussianProcess(schedule, self.reverse_noise)
+        return GeodesicWalk(
+            schedule,
+            self.reverse_noise,
+            walk_scale=self.walk_scale,
+            walk_angle=self.walk_angle,
+            walk_project=self.walk_project,
+            walk_renormalise=self.walk_renormalise,
+            normalise_prior=self.normalise_prior,
+            reverse_noise_space=self.reverse_noise_space,
+        )
+
+    def sampler(self, dataset: Any, n_items: int) -> NegativeSampler | None:
+        """What draws negatives; None for the full softmax.
+
+        Args:
+            dataset: the training part of a dataset.
+            n_items: V.
+        """
+        if self.loss == "full_softmax":
+            return None
+        name = self.negative_sampler
+        counted = name == "log_uniform" or (name == "in_batch" and self.log_q_correction)
+        counts = sampler_item_counts(name, dataset, n_items) if counted else None
+        return build_negative_sampler(name, self.n_negatives, item_counts=counts, per_row=self.negatives == "per_row")

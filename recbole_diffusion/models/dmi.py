@@ -21,120 +21,24 @@ Shapes: B rows, K interests, L history, D embedding, V items, T steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_diffusion.denoisers.cross_attention import CrossAttentionDenoiser, Norm, StepInput
+from recbole_diffusion.denoisers.cross_attention import CrossAttentionDenoiser
 from recbole_diffusion.denoisers.pooled_mlp import PooledMLPDenoiser
-from recbole_diffusion.denoisers.transformer import Activation
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
-from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
+from recbole_diffusion.diffusion.process import GaussianProcess
 from recbole_diffusion.diffusion.sampler import build_sampler
-from recbole_diffusion.diffusion.schedules import NoiseSchedule, build_schedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
-from recbole_diffusion.interests.multi_interest import Interests, SelfAttentiveInterests, real_items, select_interest
-from recbole_diffusion.interests.routing import DynamicRouting, RoutingSoftmax
-from recbole_diffusion.losses.objective import Loss, build_objective
-from recbole_diffusion.losses.reconstruction import ReconstructionLoss
-from recbole_diffusion.losses.regularisers import routing_regulariser
-from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
-from recbole_diffusion.models.interest_refinement import DetachCondition, InterestRefinement, Reconstruction
-from recbole_diffusion.models.item_counts import sampler_item_counts
+from recbole_diffusion.interests.multi_interest import Interests, SelfAttentiveInterests, select_interest
+from recbole_diffusion.interests.routing import DynamicRouting
+from recbole_diffusion.models.base import DiffusionRecommender, named_part
+from recbole_diffusion.models.dmi_options import DMIOptions
+from recbole_diffusion.models.interest_refinement import InterestRefinement, Reconstruction
 from recbole_diffusion.models.item_table import item_table
-
-
-@dataclass(frozen=True)
-class DMIOptions:
-    """DMI's own keys; properties/model/DMI.yaml holds the defaults and says what each means."""
-
-    hidden_size: int
-    n_interests: int
-    base: Literal["remi", "comirec_sa", "comirec_dr"]
-    use_positions: bool
-    bias: bool
-    routing_softmax: RoutingSoftmax
-    routing_iterations: int
-    initialisation: Literal["kaiming", "glorot", "kaiming_per_item", "normal"]
-    item_init_std: float | None
-    loss: Loss
-    negative_sampler: str
-    n_negatives: int
-    log_q_correction: bool
-    remove_hits: bool
-    hardness: float
-    detach_weights: bool
-    routing_weight: float
-    routing_reduction: Literal["sum", "mean"]
-    routing_centre: Literal["padded", "items"]
-    diffusion: bool
-    denoiser: Literal["transformer", "mlp"]
-    n_layers: int
-    n_heads: int
-    dropout_prob: float
-    hidden_act: Activation
-    norm: Norm
-    query_residual: bool
-    final_norm: bool
-    step_input: StepInput
-    rescale_steps: bool
-    keep_ratio: float
-    fusion_weight: float
-    detach_interest: bool
-    detach_condition: DetachCondition
-    reconstruction_loss: ReconstructionLoss
-    reconstruction_weight: float
-    num_steps: int
-    noise_schedule: str
-    variance_min: float
-    variance_max: float
-    variance_scale: float
-    first_beta: float | None
-    noise: str
-    step_sampler: str
-    start_noise: bool
-    reverse_steps: int | None
-    reverse_sampler: str
-    reverse_noise: ReverseNoise
-    reverse_eta: float
-    score: Score
-    n_eval_samples: int
-    eval_seed: int | None
-
-    def __post_init__(self) -> None:
-        """Refuse values that no network, loss or chain can have."""
-        if not 0.0 <= self.dropout_prob < 1.0:
-            raise ValueError(f"dropout_prob is {self.dropout_prob}; it must be at least 0 and less than 1")
-        for key in ("hidden_size", "n_interests", "n_layers", "n_heads", "num_steps", "n_negatives", "n_eval_samples"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be 1 or more")
-        for key in ("hardness", "routing_weight", "reconstruction_weight", "variance_scale"):
-            if getattr(self, key) < 0.0:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be 0 or more")
-
-
-def _schedule(o: DMIOptions) -> NoiseSchedule:
-    """Eq. 8 of 1 - alpha_bar_t as printed (`linear_var`), of beta_t (`linear`), or another schedule (decision 078)."""
-    low, high = o.variance_scale * o.variance_min, o.variance_scale * o.variance_max
-    first = low if o.num_steps > 1 else high
-    parameters: dict[str, float] = {}
-    if o.noise_schedule in ("linear_var", "linear") and not 0.0 < first <= high < 1.0:
-        raise ValueError(
-            f"Eq. 8 goes from variance_scale * variance_min = {first:g} to variance_scale * variance_max = {high:g}; "
-            "both must lie between 0 and 1, the second not below the first: change one of the three"
-        )
-    if o.noise_schedule == "linear_var":
-        parameters = {"variance_min": low, "variance_max": high}
-    elif o.noise_schedule == "linear":
-        parameters = {"beta_start": first, "beta_end": high}
-    keys = () if ":" in o.noise_schedule else ("beta_start", "beta_end", "variance_min", "variance_max")
-    schedule = build_schedule(named_part(o.noise_schedule), o.num_steps, keys=keys, **parameters)
-    if o.first_beta is None:
-        return schedule
-    return NoiseSchedule([o.first_beta, *schedule.tables["betas"][1:]])
 
 
 def _refinement(o: DMIOptions) -> InterestRefinement:
@@ -159,7 +63,7 @@ def _refinement(o: DMIOptions) -> InterestRefinement:
             step_input=o.step_input,
             **common,
         )
-    process = GaussianProcess(_schedule(o), reverse_noise=o.reverse_noise)
+    process = GaussianProcess(o.schedule(), reverse_noise=o.reverse_noise)
     return InterestRefinement(
         denoiser,
         process,
@@ -190,16 +94,8 @@ class DMI(DiffusionRecommender):
         else:
             self.extractor = SelfAttentiveInterests(*sizes, positions=o.use_positions, bias=o.bias)
         self.extractor.reset_parameters(o.initialisation)
-        self.objective = build_objective(
-            o.loss,
-            o.negative_sampler,
-            o.n_negatives,
-            item_counts=lambda: sampler_item_counts(o.negative_sampler, dataset, self.n_items),
-            log_q_correction=o.log_q_correction,
-            remove_hits=o.remove_hits,
-            hardness=o.hardness if o.base == "remi" else 0.0,
-            detach_weights=o.detach_weights,
-        )
+        hardness = o.hardness if o.base == "remi" else 0.0
+        self.objective = o.objective(dataset, self.n_items, hardness=hardness, detach_weights=o.detach_weights)
         self.refinement = _refinement(o) if o.diffusion else None
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
 
@@ -227,20 +123,13 @@ class DMI(DiffusionRecommender):
             self.step_sampler.update(t, found.restored.detach())
             refined["reconstruction"] = o.reconstruction_weight * (found.restored * share).mean()
         terms = {"ranking": (self.objective(user, self.item_embedding.weight, targets) * share).mean()}
-        if o.base == "remi" and o.routing_weight:
-            over_items = o.routing_centre == "items"
-            terms["routing"] = o.routing_weight * routing_regulariser(
-                interests.weights,
-                real_items(lengths, items.shape[1]) if over_items else None,
-                dim=o.hidden_size,
-                padded_length=None if over_items else self.max_seq_length,
-                reduction=o.routing_reduction,
-            )
+        if o.base == "remi":
+            terms |= o.routing_loss(interests, lengths, self.max_seq_length)
         return terms | refined
 
     def averaged_over(self, interaction: Interaction) -> dict[str, int | None]:
         """REMI's regulariser is a sum over rows, as published."""
-        return {"routing": None} if self.options.routing_reduction == "sum" else {}
+        return self.options.summed_terms()
 
     def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
         """All interests, refined by one chain of K queries a row (Algorithm 2): (B, K, D)."""
@@ -248,10 +137,6 @@ class DMI(DiffusionRecommender):
         if self.refinement is None:
             return interests.vectors
         return self.refinement.chain(interests, items, interaction[self.ITEM_SEQ_LEN], noise=noise)
-
-    def item_vectors(self) -> Tensor:
-        """The item embedding table, (V, D)."""
-        return self.item_embedding.weight
 
     def reconstruction(self, interaction: Interaction, t: Tensor) -> Reconstruction:
         """How well the interests that a batch's targets select are restored from slots t (B,), beside copying.

@@ -23,6 +23,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
+from recbole_diffusion.config_options import at_least
 from recbole_diffusion.denoisers.mlp import MLPActivation, MLPDenoiser
 from recbole_diffusion.diffusion.guidance import ClassifierFreeGuidance, drop_condition, with_and_without
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
@@ -70,9 +71,7 @@ class DreamRecOptions:
             raise ValueError(f"dropout_prob is {self.dropout_prob}; it must be at least 0 and less than 1")
         if not 0.0 <= self.condition_dropout <= 1.0:
             raise ValueError(f"condition_dropout is {self.condition_dropout}; it must lie in 0 .. 1")
-        for key in ("hidden_size", "n_layers", "n_heads", "num_steps", "n_eval_samples"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        at_least(self, 1, ("hidden_size", "n_layers", "n_heads", "num_steps", "n_eval_samples"))
 
 
 class DreamRec(DiffusionRecommender):
@@ -120,7 +119,3 @@ class DreamRec(DiffusionRecommender):
         both = with_and_without(state, self.no_condition, self.options.guidance_scale)
         x_T = self.process.prior(state.shape, device=state.device, noise=noise)
         return self.sampler(self.guided, x_T, self.denoiser.condition(both[:, None]), noise=noise)[:, None]
-
-    def item_vectors(self) -> Tensor:
-        """The item embedding table, (V, D)."""
-        return self.item_embedding.weight

@@ -24,20 +24,19 @@ from typing import Any, Literal
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_diffusion.config_options import at_least
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, RowNoise
 from recbole_diffusion.interests.multi_interest import Interests, label_attention
 from recbole_diffusion.interests.routing import RoutingSoftmax, SharedRouting
-from recbole_diffusion.losses.objective import Loss, build_objective
-from recbole_diffusion.models.base import Score, VectorRecommender
-from recbole_diffusion.models.item_counts import sampler_item_counts
+from recbole_diffusion.models.base import VectorRecommender
 from recbole_diffusion.models.item_table import item_table
+from recbole_diffusion.models.ranking_options import RankingOptions
 
 
 @dataclass(frozen=True)
-class MINDOptions:
+class MINDOptions(RankingOptions):
     """MIND's own keys; properties/model/MIND.yaml holds the defaults and says what each means."""
 
-    hidden_size: int
     n_interests: int
     routing_softmax: RoutingSoftmax
     routing_iterations: int
@@ -46,20 +45,12 @@ class MINDOptions:
     relu_layer: bool
     label_attention_power: float | Literal["max"]
     initialisation: Literal["kaiming", "glorot"]
-    item_init_std: float | None
-    loss: Loss
-    negative_sampler: str
-    n_negatives: int
-    log_q_correction: bool
-    remove_hits: bool
-    score: Score
     eval_seed: int | None
 
     def __post_init__(self) -> None:
         """Refuse values that no network can have."""
-        for key in ("hidden_size", "n_interests", "n_negatives", "routing_iterations"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        super().__post_init__()
+        at_least(self, 1, ("n_interests", "routing_iterations"))
         if not (self.power == 0.0 or self.power >= 1.0):
             raise ValueError(f"label_attention_power is {self.power}; it must be 0, at least 1, or max")
 
@@ -89,14 +80,7 @@ class MIND(VectorRecommender):
             relu_layer=o.relu_layer,
         )
         self.extractor.reset_parameters(o.initialisation)
-        self.objective = build_objective(
-            o.loss,
-            o.negative_sampler,
-            o.n_negatives,
-            item_counts=lambda: sampler_item_counts(o.negative_sampler, dataset, self.n_items),
-            log_q_correction=o.log_q_correction,
-            remove_hits=o.remove_hits,
-        )
+        self.objective = o.objective(dataset, self.n_items)
 
     def interests(self, interaction: Interaction, noise: NoiseSource) -> Interests:
         """Interests of a batch of histories; `noise` gives b at the start."""
@@ -114,7 +98,3 @@ class MIND(VectorRecommender):
         if self.options.routing_init == "fixed" or self.options.eval_seed is None:
             return self.interests(interaction, GlobalNoise()).vectors
         return self.interests(interaction, RowNoise(self._row_keys(interaction), self.options.eval_seed)).vectors
-
-    def item_vectors(self) -> Tensor:
-        """The item embedding table, (V, D)."""
-        return self.item_embedding.weight

@@ -27,34 +27,23 @@ from torch import Tensor, nn
 
 from recbole_diffusion.interests.multi_interest import initialise, real_items
 from recbole_diffusion.linear import Linear
-from recbole_diffusion.losses.objective import Loss, build_objective
-from recbole_diffusion.models.base import Score, VectorRecommender
-from recbole_diffusion.models.item_counts import sampler_item_counts
+from recbole_diffusion.models.base import VectorRecommender
 from recbole_diffusion.models.item_table import item_table
+from recbole_diffusion.models.ranking_options import RankingOptions
 
 
 @dataclass(frozen=True)
-class YouTubeDNNOptions:
+class YouTubeDNNOptions(RankingOptions):
     """YouTube DNN's own keys; properties/model/YouTubeDNN.yaml holds the defaults and says what each means."""
 
-    hidden_size: int
     hidden_layers: list[int]
     bias: bool
     pad_leak: bool
     initialisation: Literal["kaiming", "glorot"]
-    item_init_std: float | None
-    loss: Loss
-    negative_sampler: str
-    n_negatives: int
-    log_q_correction: bool
-    remove_hits: bool
-    score: Score
 
     def __post_init__(self) -> None:
         """Refuse values that no network can have."""
-        for key in ("hidden_size", "n_negatives"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; it must be 1 or more")
+        super().__post_init__()
         if any(width < 1 for width in self.hidden_layers):
             raise ValueError(f"hidden_layers is {self.hidden_layers}; every layer must have 1 unit or more")
 
@@ -82,14 +71,7 @@ class YouTubeDNN(VectorRecommender):
         self.item_embedding = item_table(self.n_items, o.hidden_size, o.item_init_std)
         sizes = (o.hidden_size, *o.hidden_layers, o.hidden_size)
         self.tower = tower(sizes, bias=o.bias, initialisation=o.initialisation)
-        self.objective = build_objective(
-            o.loss,
-            o.negative_sampler,
-            o.n_negatives,
-            item_counts=lambda: sampler_item_counts(o.negative_sampler, dataset, self.n_items),
-            log_q_correction=o.log_q_correction,
-            remove_hits=o.remove_hits,
-        )
+        self.objective = o.objective(dataset, self.n_items)
 
     def mean_item(self, interaction: Interaction) -> Tensor:
         """The mean of each history's embeddings, (B, D)."""
@@ -111,7 +93,3 @@ class YouTubeDNN(VectorRecommender):
     def user_vectors(self, interaction: Interaction) -> Tensor:
         """One vector a row, (B, 1, D)."""
         return self.tower(self.mean_item(interaction))[:, None]
-
-    def item_vectors(self) -> Tensor:
-        """The item embedding table, (V, D)."""
-        return self.item_embedding.weight

@@ -1,0 +1,102 @@
+"""The keys of models that rank by a sampled softmax, and what these keys build.
+
+    loss: sampled_softmax    cross-entropy over the target and what `negative_sampler` draws (docs/decisions/070)
+    loss: full_softmax       cross-entropy over all items
+
+`RoutedOptions` adds REMI's two: negatives weighted by how hard they are, and the penalty on peaked attention.
+
+Shapes: B rows, K interests, L history, V items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from recbole_diffusion.config_options import at_least
+from recbole_diffusion.interests.multi_interest import Interests, real_items
+from recbole_diffusion.losses.objective import Loss, RankingObjective, build_objective
+from recbole_diffusion.losses.regularisers import routing_regulariser
+from recbole_diffusion.models.base import Score
+from recbole_diffusion.models.item_counts import sampler_item_counts
+
+
+@dataclass(frozen=True)
+class RankingOptions:
+    """The keys that all of them have."""
+
+    hidden_size: int
+    item_init_std: float | None
+    loss: Loss
+    negative_sampler: str
+    n_negatives: int
+    log_q_correction: bool
+    remove_hits: bool
+    score: Score
+
+    def __post_init__(self) -> None:
+        """Refuse values that no network can have."""
+        at_least(self, 1, ("hidden_size", "n_negatives"))
+
+    def objective(self, dataset: Any, n_items: int, *, hardness: float = 0.0, **more: bool) -> RankingObjective:
+        """The ranking loss that these keys name.
+
+        Args:
+            dataset: the training part of a dataset.
+            n_items: V.
+            hardness, more: further arguments of `build_objective`.
+        """
+        return build_objective(
+            self.loss,
+            self.negative_sampler,
+            self.n_negatives,
+            item_counts=lambda: sampler_item_counts(self.negative_sampler, dataset, n_items),
+            log_q_correction=self.log_q_correction,
+            remove_hits=self.remove_hits,
+            hardness=hardness,
+            **more,
+        )
+
+
+@dataclass(frozen=True)
+class RoutedOptions(RankingOptions):
+    """The keys of REMI and of what is built on it."""
+
+    n_interests: int
+    hardness: float
+    detach_weights: bool
+    routing_weight: float
+    routing_reduction: Literal["sum", "mean"]
+    routing_centre: Literal["padded", "items"]
+
+    def __post_init__(self) -> None:
+        """Refuse values that no network or loss can have."""
+        super().__post_init__()
+        at_least(self, 1, ("n_interests",))
+        at_least(self, 0, ("hardness", "routing_weight"))
+
+    def routing_loss(self, interests: Interests, lengths: Tensor, padded_length: int) -> dict[str, Tensor]:
+        """REMI's penalty on peaked attention, times its weight; no term where the weight is 0 (docs/decisions/073).
+
+        Args:
+            interests: with weights (B, K, L).
+            lengths: (B,) real lengths.
+            padded_length: the length that histories count as padded to.
+        """
+        if not self.routing_weight:
+            return {}
+        over_items = self.routing_centre == "items"
+        penalty = routing_regulariser(
+            interests.weights,
+            real_items(lengths, interests.weights.shape[-1]) if over_items else None,
+            dim=self.hidden_size,
+            padded_length=None if over_items else padded_length,
+            reduction=self.routing_reduction,
+        )
+        return {"routing": self.routing_weight * penalty}
+
+    def summed_terms(self) -> dict[str, int | None]:
+        """The published penalty is a sum over rows, not a mean; for `averaged_over`."""
+        return {"routing": None} if self.routing_reduction == "sum" else {}
