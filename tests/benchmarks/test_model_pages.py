@@ -23,7 +23,8 @@ NEXT = ("hit@10", "ndcg@10", "hit@20", "ndcg@20", "hit@50", "ndcg@50")
         ("MIND", "ours", "mind", MULTI),
         ("YouTubeDNN", "ours", "youtubednn", MULTI),
         ("DimeRec", "ours", "dimerec", NEXT),
-        ("DreamRec", "ours", "dreamrec", NEXT),
+        ("DreamRec", "ours", "dreamrec-detached", NEXT),
+        ("DreamRec", "ours, targets trained as in the code", "dreamrec", NEXT),
         ("SASRecCE", "ours", "sasrecce", ("hit@10", "ndcg@10")),
     ],
 )

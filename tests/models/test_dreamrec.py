@@ -169,6 +169,35 @@ def test_it_overfits_a_few_rows() -> None:
     )
 
 
+@pytest.mark.parametrize("detach", [False, True])
+def test_a_target_moves_by_the_error_only_if_it_is_not_detached(detach: bool) -> None:
+    """Targets that no history has get a gradient from the squared error, or none at all."""
+    model = tiny(detach_target=detach, dropout_prob=0.0).train()
+    model.calculate_loss(interaction([[1, 2]] * 3, [30, 31, 32])).backward()
+    gradient = model.item_embedding.weight.grad
+    assert gradient is not None
+    assert bool(gradient[30:33].abs().sum(1).gt(0).all()) is not detach
+    assert bool(gradient[1:3].abs().sum(1).gt(0).all())
+
+
+def test_the_error_draws_targets_together_unless_they_are_detached() -> None:
+    """What nothing in the loss prevents: trained with their gradient, targets come to lie near each other."""
+    spread = {}
+    for detach in (False, True):
+        model = tiny(detach_target=detach, dropout_prob=0.0).train()
+        targets = model.item_embedding.weight[TARGETS]
+        before = targets.var(0).sum().item()
+        batch, optimizer = interaction(ROWS, TARGETS), torch.optim.Adam(model.parameters(), lr=0.05)
+        torch.manual_seed(2)
+        for _ in range(100):
+            optimizer.zero_grad()
+            model.calculate_loss(batch).backward()
+            optimizer.step()
+        spread[detach] = model.item_embedding.weight[TARGETS].var(0).sum().item() / before
+    assert spread[False] < 0.1
+    assert spread[True] > 0.5
+
+
 @pytest.mark.parametrize(
     "keys",
     [
