@@ -342,6 +342,8 @@ def _differences(
     std: float,
     tokens: Tensor,
 ) -> dict[str, float]:
+    from recbole_diffusion.models.history_diffusion import HistoryDiffusion
+
     device = yardstick.device
     history, targets = yardstick.batch(rows)
     batch = ours.batch(rows)
@@ -363,7 +365,7 @@ def _differences(
         )[-1]
         expected_scores = yardstick.model.scores(expected_vectors)
 
-    module = type(ours.model).__module__
+    module = HistoryDiffusion.__module__
     chain = [x_start, *step_noise]
     with other_lambda(ours.model, mean, std), other_steps(ours.model, FixedSteps(t)):
         fixed = FixedNoise([target_noise], tokens)
