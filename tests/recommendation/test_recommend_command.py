@@ -123,7 +123,7 @@ def test_a_driver_that_is_killed_goes_on_and_ends_with_the_same_bytes(
         sys.path.remove(str(tmp_path))
     output = tmp_path / "out.parquet"
     keys = {**QUIET, "checkpoint": run, "histories": histories, "output": output}
-    command = [sys.executable, str(HERE / "patient_driver.py"), "recommend"]
+    command = [sys.executable, "-m", "recbole_diffusion", "recommend"]
     command += [f"--{key}={value}" for key, value in keys.items()]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
     slowly = {**environment, "SLOW_MODEL_FOLDER": str(pids)}
@@ -229,4 +229,4 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setitem(sys.modules, "ray.data", None)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["recommend", "--checkpoint=c", "--histories=in", "--output=o"]) == 2
-    assert "pip install 'recbole-diffusion[tune]'" in capsys.readouterr().err
+    assert "pip install 'recbole-diffusion[ray]'" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_without_ray_one_line_says_what_to_install(small_data: Path, tmp_path: P
     )
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
-    assert "pip install 'recbole-diffusion[tune]'" in line and "num_workers" in line
+    assert "pip install 'recbole-diffusion[ray]'" in line and "num_workers" in line
     assert not (tmp_path / "runs").exists()
 
 
