@@ -82,15 +82,15 @@ def test_what_is_started_here_ends_here_and_variables_are_as_before(
     monkeypatch.setenv("OF_THE_USER", "theirs")
     monkeypatch.setenv("PYTHONPATH", "/before")
     before = dict(os.environ)
-    given = {"RAY_worker_niceness": "0", "OF_THE_USER": "ours"}
+    given = {"RAY_OF_OURS": "0", "OF_THE_USER": "ours"}
     with ray_running(environment=given, search_path=["/mine"], num_cpus=3, temp_dir="/tmp/x"):
-        assert ray.running and os.environ["RAY_worker_niceness"] == "0"
+        assert ray.running and os.environ["RAY_OF_OURS"] == "0"
     assert not ray.running
     (call,) = ray.calls
     assert (call["address"], call["num_cpus"], call["_temp_dir"]) == ("local", 3, "/tmp/x")
     assert "object_store_memory" not in call
     assert ray.seen[0]["PYTHONPATH"] == f"/mine{os.pathsep}/before" and ray.seen[0]["OF_THE_USER"] == "theirs"
-    assert {name: os.environ.get(name) for name in before} == before and "RAY_worker_niceness" not in os.environ
+    assert {name: os.environ.get(name) for name in before} == before and "RAY_OF_OURS" not in os.environ
 
 
 def test_a_cluster_gets_the_users_modules_and_none_of_this_machines_options(ray: FakeRay) -> None:
@@ -141,4 +141,5 @@ def test_only_one_module_starts_ray() -> None:
         ["grep", "-rlE", r"ray\.(init|shutdown)\(", "--include=*.py", "recbole_diffusion", "tests", "benchmarks"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert [name for name in found.stdout.split() if not name.startswith("tests")] == ["recbole_diffusion/ray_session.py"]
+    names = [name for name in found.stdout.split() if not name.startswith("tests")]
+    assert names == ["recbole_diffusion/ray_session.py"]
