@@ -233,6 +233,26 @@ def test_population_based_training_goes_on_with_what_a_killed_driver_knew(
     assert {row.state for row in result.trials} == {"finished"} and len(result.trials) == 4
 
 
+@pytest.mark.slow
+def test_the_head_is_killed_and_the_sweep_resumed(ray_cluster: str, small_data: Path, tmp_path: Path) -> None:
+    """Ray's own processes are killed under a driver: it ends, since Ray ends it, and the sweep goes on with another."""
+    driver = start_driver(None, small_data, tmp_path, delay=0.3)
+    folder = wait_for_the_middle(driver, tmp_path)
+    for pid, name in processes_of(driver.pid).items():
+        if name in ("gcs_server", "raylet"):
+            os.kill(pid, signal.SIGKILL)
+    driver.communicate(timeout=180)
+    assert driver.returncode not in (0, None) and not (folder / "tune_result.json").exists()
+    wait_until_gone(driver.pid)
+    before = reports(folder)
+    finished = [trial for trial, rows in before.items() if rows and rows[-1]["epoch"] == 4]
+    assert finished
+    result = tune(resume=folder)
+    assert {row.state for row in result.trials} == {"finished"} and len(result.trials) == 4
+    after = reports(folder)
+    assert all({row["score"] for row in after[trial]} == {row["score"] for row in before[trial]} for trial in finished)
+
+
 def test_ctrl_c_says_how_to_go_on(ray_cluster: str, small_data: Path, tmp_path: Path) -> None:
     driver = start_driver(ray_cluster, small_data, tmp_path, delay=0.3)
     folder = wait_for_the_middle(driver, tmp_path)
