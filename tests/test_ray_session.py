@@ -58,8 +58,9 @@ def test_the_oldest_version_is_that_of_the_extra() -> None:
 
 
 def test_no_ray_and_one_without_a_library_name_the_extra(monkeypatch: pytest.MonkeyPatch, ray: FakeRay) -> None:
+    monkeypatch.setitem(sys.modules, "ray.tune", None)
     with pytest.raises(UserError, match=r"a sweep needs Ray.*ray.tune.*pip install 'recbole-diffusion\[tune\]'"):
-        import_ray("a sweep", "ray.tune", extra="tune")  # the fake is no package
+        import_ray("a sweep", "ray.tune", extra="tune")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"num_workers needs Ray.*pip install 'recbole-diffusion\[ray\]'") as caught:
         import_ray("num_workers", "ray.train")
