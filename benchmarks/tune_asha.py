@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from measuring import Load, Progress, code_version, command_line, machine, now, say  # noqa: E402
 
-from recbole_diffusion.tuning.ray_session import ray_running  # noqa: E402
+from recbole_diffusion.ray_session import ray_running  # noqa: E402
 
 SPACE: dict[str, Any] = {
     "learning_rate": {"loguniform": [3e-4, 1e-2]},

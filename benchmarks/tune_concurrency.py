@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from measuring import Load, Progress, code_version, command_line, machine, now, say  # noqa: E402
 
-from recbole_diffusion.tuning.ray_session import ray_running  # noqa: E402
+from recbole_diffusion.ray_session import ray_running  # noqa: E402
 
 CONFIG: dict[str, Any] = {
     "hidden_size": 64,

@@ -27,6 +27,7 @@ SETTINGS = {
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "ray_session": {"errors"},
     "dates": set(),
     "provenance": {"errors"},
     "linear": set(),
@@ -51,11 +52,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"registry", "compat", "errors"},
     "training": {"models", "evaluation", "provenance", "compat", "errors", "keyed_draws", "batch_share"},
     "session": SETTINGS | {"data", "models", "evaluation", "training", "provenance"},
-    "recommendation": SETTINGS | {"data", "models", "evaluation", "training", "provenance"},
+    "recommendation": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "ray_session"},
     "quick_start": SETTINGS | {"session", "training"},
-    "workers": {"config", "compat", "errors", "session", "training"},
+    "workers": {"config", "compat", "errors", "session", "training", "ray_session"},
     "prepare_command": {"data", "registry", "errors"},
-    "tuning": SETTINGS | {"data", "session", "training", "provenance"},
+    "tuning": SETTINGS | {"data", "session", "training", "provenance", "ray_session"},
     "tune_command": {"config_files", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},
     "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command", "recommend_command", "tune_command"},

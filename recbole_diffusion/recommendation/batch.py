@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import package_versions
+from recbole_diffusion.ray_session import import_ray, search_path
 from recbole_diffusion.recommendation import ray_pool
 from recbole_diffusion.recommendation.checkpoints import checkpoint_file
 from recbole_diffusion.recommendation.histories import Unknown
@@ -117,7 +118,7 @@ def recommend_file(
         UserError: anything a person can correct, in one line.
     """
     began = time.perf_counter()
-    ray_pool.import_ray()
+    import_ray("recommend", "ray.data")
     whole = {
         "part_size": part_size,
         "cpus_per_actor": cpus_per_actor,
@@ -143,7 +144,7 @@ def recommend_file(
         device="cuda" if num_gpus_per_actor else "cpu",
         data_path=_absolute(recommender.config.to_plain().get("data_path")),
         config=json.dumps(dict(config or {}), sort_keys=True),
-        search_path=_search_path(),
+        search_path=search_path(),
     )
     recommender.check(top_k, unknown_items)
     fields = HistoryFields(*(recommender.config[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")))
@@ -156,7 +157,7 @@ def recommend_file(
     if state == "done":
         folder.remove()
         return _report(paths[2], 0, began)
-    with ray_pool.ray_running(ray_address, settings.search_path) as ray:
+    with ray_pool.ray_data_running(ray_address, settings.search_path) as ray:
         actors = ray_pool.actors_that_fit(ray, num_actors, cpus_per_actor, num_gpus_per_actor)
         if state == "begin":
             folder.begin(wanted)
@@ -243,17 +244,6 @@ def _report(output: Path, made_now: int, began: float) -> RecommendedFile:
     return RecommendedFile(
         output, users, counts["without_history"], counts["unknown_items"], made_now, time.perf_counter() - began
     )
-
-
-def _search_path() -> tuple[str, ...]:
-    """Folders in which modules of the user's, or this package in a checkout, may lie: those of this process's path that
-    no installation made, and the working directory."""
-    folders = [os.path.abspath(path) for path in sys.path]  # "" is the working directory
-    own = [
-        path for path in folders if os.path.isdir(path) and not {"site-packages", "lib-dynload"} & set(Path(path).parts)
-    ]
-    library = os.path.dirname(os.__file__)
-    return tuple(dict.fromkeys([path for path in own if path != library] + [os.getcwd()]))
 
 
 def _wanted(settings: Settings, source: HistoryFile, part_size: int, show_progress: bool) -> dict[str, Any]:

@@ -96,7 +96,12 @@ class Domain:
         if self.kind == "choice":
             return tune.choice(list(self.values))
         low, high, *q = self.values
-        if self.kind in ("randint", "lograndint"):  # Ray leaves the upper end of these two out
-            high += 1
-        make: Callable[..., Any] = getattr(tune, self.kind)
+        kind = self.kind
+        if kind.endswith("randint"):
+            if q and q[0] > 1:
+                from recbole_diffusion.tuning.integer_multiples import integer_multiples
+
+                return integer_multiples(low, high, q[0], logarithmic="log" in kind)
+            kind, high, q = kind.removeprefix("q"), high + 1, []  # Ray leaves the upper end out
+        make: Callable[..., Any] = getattr(tune, kind)
         return make(low, high, *q)

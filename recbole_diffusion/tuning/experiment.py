@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, PopulationBasedTraining
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from recbole_diffusion.tuning.domains import Domain
 from recbole_diffusion.tuning.options import SweepOptions
 from recbole_diffusion.tuning.progress import SweepProgress
+from recbole_diffusion.tuning.schedulers import MedianStopping, PopulationTraining
 from recbole_diffusion.tuning.search_space import SearchSpace
 from recbole_diffusion.tuning.sweep_folder import SweepFolder
 from recbole_diffusion.tuning.trial import SCORE, TIME_ATTRIBUTE, TrialPlan, train_trial
@@ -36,10 +37,10 @@ def scheduler_of(options: SweepOptions, space: SearchSpace, epochs: int, eval_st
             time_attr=TIME_ATTRIBUTE, max_t=epochs, grace_period=grace, reduction_factor=options.reduction_factor
         )
     if options.scheduler == "median":
-        return MedianStoppingRule(time_attr=TIME_ATTRIBUTE, grace_period=grace, min_samples_required=3)
+        return MedianStopping(time_attr=TIME_ATTRIBUTE, grace_period=grace, min_samples_required=3)
     if options.scheduler == "pbt":
         random.seed(options.search_seed)  # Ray's PBT draws from Python's global generator
-        return PopulationBasedTraining(
+        return PopulationTraining(
             time_attr=TIME_ATTRIBUTE,
             perturbation_interval=options.perturbation_interval or eval_step,
             hyperparam_mutations={

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.ray_session import import_ray, install
 from recbole_diffusion.registry import nearest
 from recbole_diffusion.tuning.schedule import CHANGEABLE
 from recbole_diffusion.tuning.search_space import SearchSpace
 
 SCHEDULERS = ("none", "asha", "median", "pbt")
 SEARCHES = ("random", "grid", "optuna")
-INSTALL_TUNE = "pip install 'recbole-diffusion[tune]'"
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -128,16 +128,14 @@ class SweepOptions:
 
 
 def check_packages(search: str) -> None:
-    """Refuse a sweep without Ray, or `search: optuna` without optuna.
+    """Refuse a sweep without Ray, with too old a one, or `search: optuna` without optuna.
 
     Raises:
         UserError: what to install.
     """
-    for module in ("ray", "pyarrow", "pandas"):
-        if importlib.util.find_spec(module) is None:
-            raise UserError(f"a sweep needs {module}, which is not installed: {INSTALL_TUNE}")
+    import_ray("a sweep", "ray.tune", extra="tune")
     if search == "optuna" and importlib.util.find_spec("optuna") is None:
-        raise UserError(f"search: optuna needs optuna, which is not installed: {INSTALL_TUNE}")
+        raise UserError(f"search: optuna needs optuna, which is not installed; {install('tune')}")
 
 
 def seconds(text: str | float) -> float:

@@ -31,8 +31,7 @@ class SweepProgress(tune.Callback):
         trials: how many there will be.
         epochs: of a trial, at most.
         bigger: whether a higher score is better.
-        scheduler: Ray restores the searcher of a resumed sweep, not its scheduler; one that can be saved (ASHA's
-            rungs) is saved and restored here.
+        scheduler: Ray restores the searcher of a resumed sweep, not its scheduler, which is saved and restored here.
         show: whether to print.
     """
 
@@ -64,12 +63,12 @@ class SweepProgress(tune.Callback):
             file = Path(place) / "scheduler"
             try:
                 self.scheduler.save(str(file))
-            except NotImplementedError:  # schedulers of Ray that have no such state
+            except NotImplementedError:  # one of Ray's that knows nothing, as none
                 return None
             return {"scheduler": file.read_bytes()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Give the scheduler of a resumed sweep its rungs back."""
+        """Give the scheduler of a resumed sweep back what it knew."""
         with tempfile.TemporaryDirectory() as place:
             file = Path(place) / "scheduler"
             file.write_bytes(state["scheduler"])

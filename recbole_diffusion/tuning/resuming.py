@@ -9,13 +9,15 @@ from typing import Any
 
 from recbole_diffusion.config_files import given_layers
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.tuning import ray_session, search_space
+from recbole_diffusion.ray_session import search_path
+from recbole_diffusion.tuning import search_space
 from recbole_diffusion.tuning.options import SweepOptions, check_packages
 from recbole_diffusion.tuning.outcome import SweepResult
+from recbole_diffusion.tuning.placement import check_resources
 from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.progress_lines import messages
 from recbole_diffusion.tuning.request import Request
-from recbole_diffusion.tuning.running import own_modules, run_trials
+from recbole_diffusion.tuning.running import ray_of, run_trials
 from recbole_diffusion.tuning.sweep_folder import SweepFolder
 from recbole_diffusion.tuning.trial import TrialPlan
 
@@ -78,7 +80,7 @@ def resumed(folder: SweepFolder, asked: Request, given_options: Mapping[str, Any
     check_packages(options.search)
     plan = TrialPlan(
         facts["model"], facts["dataset"], {**given, "show_progress": False}, facts["origins"], facts["bigger"],
-        ray_session.search_path(),
+        search_path(),
     )  # fmt: skip
     with messages(asked.show):
         fingerprint = prepare_data(plan.config(stored_space.fixed))
@@ -87,8 +89,8 @@ def resumed(folder: SweepFolder, asked: Request, given_options: Mapping[str, Any
                 f"{here} on other data: {facts['data']['users']} users and {facts['data']['items']} items, here "
                 f"{fingerprint['users']} and {fingerprint['items']} or other interactions; give its own with data_path"
             )
-        with ray_session.ray_running(asked.address, modules=own_modules(plan), logs=asked.logs) as ray:
-            ray_session.check_resources(ray, options.cpus_per_trial, facts["gpus"], asked.address)
+        with ray_of(plan, asked) as ray:
+            check_resources(ray, options.cpus_per_trial, facts["gpus"], asked.address)
             logger.info("going on with %s", folder.path)
             return run_trials(ray, folder, facts, plan, stored_space, options, asked, restore=folder.started)
 

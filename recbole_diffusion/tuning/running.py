@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.tuning import plots, ray_session
+from recbole_diffusion.ray_session import ray_running
+from recbole_diffusion.tuning import plots
 from recbole_diffusion.tuning.options import SweepOptions
 from recbole_diffusion.tuning.outcome import SweepResult, finish
+from recbole_diffusion.tuning.placement import ENVIRONMENT, module_places
 from recbole_diffusion.tuning.request import Request
 from recbole_diffusion.tuning.results import UNFINISHED, collect, write_tables
 from recbole_diffusion.tuning.search_space import SearchSpace
@@ -20,10 +23,10 @@ from recbole_diffusion.tuning.trial import TrialPlan
 logger = logging.getLogger(__name__)
 
 
-def own_modules(plan: TrialPlan) -> list[str]:
-    """Files and folders of a user's own modules that trials need."""
+def ray_of(plan: TrialPlan, asked: Request) -> AbstractContextManager[Any]:
+    """Ray for the trials of a plan, to be entered; a cluster gets the user's own modules that trials need."""
     references = [value for value in (plan.model, *plan.given.values()) if isinstance(value, str) and ":" in value]
-    return ray_session.module_places(references)
+    return ray_running(asked.address, environment=ENVIRONMENT, modules=module_places(references), logs=asked.logs)
 
 
 def run_trials(

@@ -21,15 +21,17 @@ from recbole_diffusion.config_files import given_layers
 from recbole_diffusion.data import cache
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import code_version, package_versions
+from recbole_diffusion.ray_session import search_path
 from recbole_diffusion.training.trainer import trainer_class
-from recbole_diffusion.tuning import ray_session, search_space
+from recbole_diffusion.tuning import search_space
 from recbole_diffusion.tuning.options import SweepOptions, check_packages, seconds
 from recbole_diffusion.tuning.outcome import SweepResult
+from recbole_diffusion.tuning.placement import check_resources
 from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.progress_lines import messages
 from recbole_diffusion.tuning.request import Request
 from recbole_diffusion.tuning.resuming import resumed
-from recbole_diffusion.tuning.running import own_modules, run_trials
+from recbole_diffusion.tuning.running import ray_of, run_trials
 from recbole_diffusion.tuning.search_space import SearchSpace
 from recbole_diffusion.tuning.sweep_folder import SweepFolder
 from recbole_diffusion.tuning.trial import TrialPlan
@@ -160,8 +162,8 @@ def _begun(space: SearchSpace, asked: Request, options: SweepOptions, storage: P
             "code": code_version(),
             "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        with ray_session.ray_running(asked.address, modules=own_modules(plan), logs=asked.logs) as ray:
-            ray_session.check_resources(ray, options.cpus_per_trial, gpus, asked.address)
+        with ray_of(plan, asked) as ray:
+            check_resources(ray, options.cpus_per_trial, gpus, asked.address)
             folder = SweepFolder.create(storage, f"{settings['model']}-{plan.dataset}")
             folder.write_facts(facts)
             logger.info("%d trials, folder %s", options.trials(space), folder.path)
@@ -206,7 +208,7 @@ def _plan(
         given=given,
         origins=origins,
         bigger=bool(base["valid_metric_bigger"]),
-        search_path=ray_session.search_path(),
+        search_path=search_path(),
     )
 
 

@@ -11,16 +11,16 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.config import RunConfig
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.ray_session import cores, import_ray, machines, ray_running
 from recbole_diffusion.session import RunResult
 from recbole_diffusion.training.losses import TrainingDiverged
 from recbole_diffusion.training.run_folder import RunFolder, RunLog
@@ -29,19 +29,9 @@ from recbole_diffusion.workers.worker import Job, train_worker
 
 logger = logging.getLogger(__name__)
 
-INSTALL = "pip install 'recbole-diffusion[tune]'"
-# Set before Ray is imported, unless the user set them.
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_agent_register_timeout_ms": "120000",  # on a busy machine its agents take longer than Ray's 15 s
-    "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_worker_niceness": "0",  # workers are the run, and as important as one that needs no Ray
-}
+ENVIRONMENT = {"RAY_worker_niceness": "0"}  # workers are the run, and as important as one that needs no Ray
 _OBJECT_STORE_BYTES = 200 * 2**20  # nothing large travels through it
 _PATIENCE_SECONDS, _SECONDS_TO_END = 30.0, 2.0
-_LOGGERS = ("ray", "ray.train", "ray.data")
 
 
 def train_with_workers(config: RunConfig, folder: RunFolder, *, resume: bool) -> RunResult:
@@ -57,18 +47,15 @@ def train_with_workers(config: RunConfig, folder: RunFolder, *, resume: bool) ->
         RuntimeError: a worker raised an exception; the message is its traceback.
         KeyboardInterrupt: passed on; `run_folder` is set, and the last complete epoch is kept.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    ray = _import_ray()
+    import_ray("num_workers", "ray.train", "ray.train.torch")
     if str(config.model_reference).startswith("__main__:"):
         raise UserError(
             f"num_workers is {config['num_workers']}, but workers cannot import {config.model_reference} from the "
             "program itself; put the class into a module of its own and give package.module:Class"
         )
-    with _ray_running(ray, config):
+    with _ray_of(config) as ray:
         use_gpu = _use_gpu(ray, config)
-        nodes = [node.get("Resources", {}) for node in ray.nodes() if node.get("Alive")]
-        threads = threads_that_fit(nodes, config["num_workers"], config["num_threads"], use_gpu=use_gpu)
+        threads = threads_that_fit(machines(ray), config["num_workers"], config["num_threads"], use_gpu=use_gpu)
         exchange = Exchange.create(folder.path.absolute())
         try:
             job = _job(config, folder, exchange, resume=resume, threads=threads, use_gpu=use_gpu)
@@ -79,52 +66,15 @@ def train_with_workers(config: RunConfig, folder: RunFolder, *, resume: bool) ->
             exchange.remove()
 
 
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.train
-        import ray.train.torch
-    except ImportError as error:
-        raise UserError(f"num_workers needs Ray ({error}); install it with: {INSTALL}") from error
-    return ray
-
-
-@contextlib.contextmanager
-def _ray_running(ray: Any, config: RunConfig) -> Iterator[None]:
-    """Ray as it runs already, on the cluster at `ray_address`, or on this machine until the run ends."""
-    own, address = not ray.is_initialized(), config["ray_address"]
-    levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-    try:
-        if own:
-            options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-            if address is None:
-                # more workers than cores take turns
-                cores = max(_cores(), config["num_workers"] * (config["num_threads"] or 1))
-                options.update(include_dashboard=False, num_cpus=cores, object_store_memory=_OBJECT_STORE_BYTES)
-            try:
-                ray.init(address=address or "local", **options)
-            except Exception as error:  # Ray's own is a plain Exception
-                first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                if address is not None:
-                    raise UserError(f"no Ray cluster at ray_address {address}: {first_line}") from error
-                if "timed out" not in str(error):
-                    raise
-                raise UserError(
-                    "Ray did not start in the time that it gives itself; try again when the machine is less busy"
-                ) from error
-        for name in _LOGGERS:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-        if own:
-            ray.shutdown()
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _ray_of(config: RunConfig) -> contextlib.AbstractContextManager[Any]:
+    """Ray for the run's workers, to be entered. More workers than cores take turns."""
+    wanted = config["num_workers"] * (config["num_threads"] or 1)
+    return ray_running(
+        config["ray_address"],
+        environment=ENVIRONMENT,
+        num_cpus=max(cores(), wanted),
+        object_store_memory=_OBJECT_STORE_BYTES,
+    )
 
 
 def _use_gpu(ray: Any, config: RunConfig) -> bool:

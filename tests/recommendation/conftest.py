@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import tempfile
@@ -15,11 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from recbole_diffusion.quick_start import RunResult, run
-
-from .patient_driver import patient_start
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")  # on a busy machine Ray gives up after half a minute
+from recbole_diffusion.ray_session import ray_running
 
 TINY: dict[str, Any] = {
     "use_gpu": False,
@@ -70,17 +65,8 @@ def ray_here() -> Iterator[None]:
         yield
         return
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    patient_start()
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        _temp_dir=folder,
-        object_store_memory=200 * 2**20,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    ray.shutdown()
+    with ray_running(num_cpus=2, temp_dir=folder, object_store_memory=200 * 2**20):
+        yield
     shutil.rmtree(folder, ignore_errors=True)
 
 

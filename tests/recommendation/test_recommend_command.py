@@ -24,6 +24,7 @@ from recbole_diffusion.errors import UserError
 from recbole_diffusion.recommendation.batch import PartRecommender, recommend_file, user_keys
 from recbole_diffusion.recommendation.parts import PartFolder
 from recbole_diffusion.recommendation.recommender import Recommender
+from tests.leftovers import processes_of, wait_until_gone
 
 from . import slow_model
 from .conftest import HISTORIES, Train
@@ -123,17 +124,25 @@ def test_a_driver_that_is_killed_goes_on_and_ends_with_the_same_bytes(
         sys.path.remove(str(tmp_path))
     output = tmp_path / "out.parquet"
     keys = {**QUIET, "checkpoint": run, "histories": histories, "output": output}
-    command = [sys.executable, str(HERE / "patient_driver.py"), "recommend"]
+    command = [sys.executable, "-m", "recbole_diffusion", "recommend"]
     command += [f"--{key}={value}" for key, value in keys.items()]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
     slowly = {**environment, "SLOW_MODEL_FOLDER": str(pids)}
-    first = subprocess.Popen([*command, "--num_actors=1"], cwd=tmp_path, env=slowly, stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        [*command, "--num_actors=1"],
+        cwd=tmp_path,
+        env=slowly,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     wait_for(lambda: lists_made(output) >= 3 or first.poll() is not None)
     first.kill()
     assert "Traceback" not in first.communicate()[1]
     made = lists_made(output)
     assert 3 <= made < 12 and not output.exists()
-    wait_for(lambda: not any(Path(f"/proc/{path.name}").exists() for path in pids.iterdir()))
+    assert processes_of(first.pid), "its Ray ended before anybody looked"
+    wait_until_gone(first.pid)
     again = subprocess.run(
         [*command, "--num_actors=2", "--resume"],
         check=False,
@@ -229,4 +238,4 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setitem(sys.modules, "ray.data", None)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["recommend", "--checkpoint=c", "--histories=in", "--output=o"]) == 2
-    assert "pip install 'recbole-diffusion[tune]'" in capsys.readouterr().err
+    assert "pip install 'recbole-diffusion[ray]'" in capsys.readouterr().err

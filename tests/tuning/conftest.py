@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from recbole_diffusion.tuning.ray_session import ray_running
+from recbole_diffusion.ray_session import ray_running
 
 pytest.importorskip("ray")
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ SPACE: dict[str, Any] = {"learning_rate": {"loguniform": [1e-3, 1e-1]}, "hidden_
 def ray_cluster() -> Iterator[str]:
     """A Ray of this test session's own; its address."""
     place = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    with ray_running(None, num_cpus=2, _temp_dir=place, object_store_memory=200 * 2**20) as ray:
+    with ray_running(num_cpus=2, temp_dir=place, object_store_memory=200 * 2**20) as ray:
         yield ray.get_runtime_context().gcs_address
     shutil.rmtree(place, ignore_errors=True)
 

@@ -8,14 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.tuning.schedulers import MedianStopping, PopulationTraining
 from recbole_diffusion.tuning.sweep import tune
 from recbole_diffusion.tuning.testing import weights_digest
+from tests.leftovers import processes_of, wait_until_gone
 from tests.tuning.conftest import ROOT, TINY, driver_environment
 
 MODEL = "tests.tuning.faults:Faulty"
@@ -62,19 +65,37 @@ def test_when_every_trial_fails(ray_cluster: str, small_data: Path, tmp_path: Pa
     assert (folder / "trials.csv").is_file() and not (folder / "tune_result.json").exists()
 
 
-def start_driver(address: str, data: Path, place: Path, delay: float) -> subprocess.Popen[str]:
-    """A sweep of four trials, one at a time, in a process of its own."""
+SEARCH = ("--num_trials=4", "--max_concurrent=1", "--scheduler=asha", "--grace_period=4")
+
+
+def start_driver(
+    address: str | None,
+    data: Path,
+    place: Path,
+    delay: float,
+    *,
+    rates: str = "{loguniform: [1e-3, 1e-1]}",
+    search: Sequence[str] = SEARCH,
+) -> subprocess.Popen[str]:
+    """A sweep in a process of its own: four trials, one at a time, unless `search` says otherwise. Without an address
+    it starts a Ray of its own."""
     place.mkdir(exist_ok=True)
     space = place / "space.yaml"
-    space.write_text(f"learning_rate: {{loguniform: [1e-3, 1e-1]}}\nfault: none\nmarker: {place}\ndelay: {delay}\n")
+    space.write_text(f"learning_rate: {rates}\nfault: none\nmarker: {place}\ndelay: {delay}\n")
     keys = [f"--{key}={value}".replace(" ", "") for key, value in TINY.items()]
     command = [
         sys.executable, "-m", "recbole_diffusion", f"--model={MODEL}", "--dataset=small", f"--data_path={data}",
-        f"--tune={space}", "--num_trials=4", "--max_concurrent=1", f"--storage_path={place / 'sweeps'}",
-        f"--ray_address={address}", "--scheduler=asha", "--grace_period=4", *keys,
+        f"--tune={space}", f"--storage_path={place / 'sweeps'}", *search, *keys,
+        *([] if address is None else [f"--ray_address={address}"]),
     ]  # fmt: skip
     return subprocess.Popen(
-        command, cwd=ROOT, env=driver_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=driver_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -87,14 +108,14 @@ def reports(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def wait_for_the_middle(driver: subprocess.Popen[str], place: Path) -> Path:
-    """Wait until one trial is finished and the next has a checkpoint; the sweep's folder."""
+def wait_for_the_middle(driver: subprocess.Popen[str], place: Path, finished: int = 1) -> Path:
+    """Wait until so many trials are finished and the next has a checkpoint; the sweep's folder."""
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         assert driver.poll() is None, driver.communicate()
         for folder in (place / "sweeps").glob("*"):
             epochs = sorted(max((row["epoch"] for row in rows), default=0) for rows in reports(folder).values())
-            if len(epochs) == 2 and epochs[-1] == 4 and 1 <= epochs[0] < 4:
+            if len(epochs) == finished + 1 and epochs[1:] == [4] * finished and 1 <= epochs[0] < 4:
                 return folder
         time.sleep(0.05)
     raise TimeoutError("the sweep did not come to its middle")
@@ -128,6 +149,108 @@ def test_the_driver_is_killed_and_the_sweep_resumed(ray_cluster: str, small_data
     assert result.test_result == expected["best"]["test_result"]
     got = json.loads((folder / "tune_result.json").read_text())
     assert got["best"]["weights_sha256"] == expected["best"]["weights_sha256"]
+
+
+def test_a_driver_takes_its_ray_with_it_and_median_stopping_knows_the_trials_of_before(
+    ray_cluster: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 of a driver that started Ray itself, in the third of five trials: nothing of its Ray is left, and the
+    fourth trial, which learns nothing, is stopped by comparison with two trials that only the killed driver saw."""
+    search = ("--search=grid", "--max_concurrent=1", "--scheduler=median", "--grace_period=1")
+    rates = "{choice: [0.03, 0.05, 0.04, 1e-9, 0.02]}"
+    driver = start_driver(None, small_data, tmp_path, delay=0.3, rates=rates, search=search)
+    folder = wait_for_the_middle(driver, tmp_path, finished=2)
+    assert len(processes_of(driver.pid)) > 3  # the driver, Ray's daemons and workers
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    wait_until_gone(driver.pid)
+
+    added = MedianStopping.on_trial_add
+    known: dict[str, list[tuple[int, float]]] = {}
+
+    def noted(self: MedianStopping, controller: Any, trial: Any) -> None:
+        added(self, controller, trial)
+        if trial in self._results:
+            known[trial.trial_id] = [(one["epoch"], one["score"]) for one in self._results[trial]]
+
+    monkeypatch.setattr(MedianStopping, "on_trial_add", noted)
+    before = reports(folder)
+    result = tune(resume=folder)
+    finished = [trial for trial, rows in before.items() if rows[-1]["epoch"] == 4]
+    assert len(finished) == 2 and set(finished) <= set(known)
+    for trial in finished:
+        assert {*known[trial]} == {(row["epoch"], row["score"]) for row in before[trial]}
+    states = {row.values["learning_rate"]: (row.state, row.epochs) for row in result.trials}
+    assert states.pop(1e-9) == ("stopped", 1)
+    assert {state for state, _ in states.values()} <= {"finished", "stopped"} and states[0.03] == ("finished", 4)
+
+
+@pytest.mark.slow
+def test_population_based_training_goes_on_with_what_a_killed_driver_knew(
+    ray_cluster: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = ("--num_trials=4", "--max_concurrent=2", "--scheduler=pbt", "--perturbation_interval=1")
+    driver = start_driver(None, small_data, tmp_path, delay=0.3, search=search)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and driver.poll() is None:
+        found = [reports(folder) for folder in (tmp_path / "sweeps").glob("*")]
+        if found and sum(rows[-1]["epoch"] >= 2 for rows in found[0].values() if rows) >= 2:
+            break
+        time.sleep(0.05)
+    time.sleep(1.5)  # Ray writes its state down every second
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    wait_until_gone(driver.pid, 150, agents=True)
+    (folder,) = (tmp_path / "sweeps").iterdir()
+
+    added = PopulationTraining.on_trial_add
+    known: dict[str, Any] = {}
+
+    def noted(self: PopulationTraining, controller: Any, trial: Any) -> None:
+        added(self, controller, trial)
+        known[trial.trial_id] = self._trial_state[trial]
+
+    monkeypatch.setattr(PopulationTraining, "on_trial_add", noted)
+    at_restore: dict[str, tuple[float | None, int]] = {}
+    restored = PopulationTraining.restore
+    counted: list[int] = []
+
+    def read(self: PopulationTraining, path: str) -> None:
+        restored(self, path)
+        counted.append(self._num_checkpoints + self._num_perturbations)
+        at_restore.update(
+            {trial: (one["last_score"], one["last_perturbation_time"]) for trial, one in self._kept.items()}
+        )
+
+    monkeypatch.setattr(PopulationTraining, "restore", read)
+    before = reports(folder)
+    result = tune(resume=folder)
+    assert counted and counted[0] > 0
+    assert sum(time_ >= 1 for _, time_ in at_restore.values()) >= 2
+    for trial, (score, _) in at_restore.items():
+        assert score is None or score in [row["score"] for rows in before.values() for row in rows], trial
+    assert set(at_restore) <= set(known)
+    assert {row.state for row in result.trials} == {"finished"} and len(result.trials) == 4
+
+
+@pytest.mark.slow
+def test_the_head_is_killed_and_the_sweep_resumed(ray_cluster: str, small_data: Path, tmp_path: Path) -> None:
+    """Ray's own processes are killed under a driver: it ends, since Ray ends it, and the sweep goes on with another."""
+    driver = start_driver(None, small_data, tmp_path, delay=0.3)
+    folder = wait_for_the_middle(driver, tmp_path)
+    for pid, name in processes_of(driver.pid).items():
+        if name in ("gcs_server", "raylet"):
+            os.kill(pid, signal.SIGKILL)
+    driver.communicate(timeout=180)
+    assert driver.returncode not in (0, None) and not (folder / "tune_result.json").exists()
+    wait_until_gone(driver.pid)
+    before = reports(folder)
+    finished = [trial for trial, rows in before.items() if rows and rows[-1]["epoch"] == 4]
+    assert finished
+    result = tune(resume=folder)
+    assert {row.state for row in result.trials} == {"finished"} and len(result.trials) == 4
+    after = reports(folder)
+    assert all({row["score"] for row in after[trial]} == {row["score"] for row in before[trial]} for trial in finished)
 
 
 def test_ctrl_c_says_how_to_go_on(ray_cluster: str, small_data: Path, tmp_path: Path) -> None:

@@ -127,6 +127,36 @@ def test_every_distribution_stays_in_its_range_and_reaches_both_ends_of_integers
         assert min(drawn) == low and max(drawn) == high
 
 
+@pytest.mark.parametrize("kind", ["qrandint", "qlograndint"])
+def test_multiples_of_one_are_integers(kind: str) -> None:
+    """Ray leaves the upper end out of these, and includes it with any other q."""
+    pytest.importorskip("ray")
+    domain = Domain(kind, (2, 4, 1)).to_ray()
+    assert {domain.sample() for _ in range(200)} == {2, 3, 4}
+
+
+def test_multiples_are_drawn_alike() -> None:
+    """Rounding integers to multiples would draw the ends half as often."""
+    pytest.importorskip("ray")
+    drawn = Domain("qrandint", (10, 50, 10)).to_ray().sample(size=4000, random_state=0)
+    assert set(drawn) == {10, 20, 30, 40, 50}
+    assert all(700 < drawn.count(value) < 900 for value in set(drawn))
+    below = Domain("qlograndint", (10, 50, 10)).to_ray().sample(size=4000, random_state=0)
+    counts = [below.count(value) for value in (10, 20, 30, 40, 50)]
+    assert counts == sorted(counts, reverse=True) and counts[-1] > 0  # ln 2 / ln 6 for 10
+
+
+@pytest.mark.parametrize(("values", "best"), [((2, 6, 2), 6), ((2, 5, 1), 5)])
+def test_optuna_reaches_the_upper_end(values: tuple[int, ...], best: int) -> None:
+    pytest.importorskip("ray")
+    pytest.importorskip("optuna")
+    from ray.tune.search.optuna import OptunaSearch
+
+    search = OptunaSearch({"x": Domain("qrandint", values).to_ray()}, metric="score", mode="max", seed=0)
+    seen = {(search.suggest(str(number)) or {})["x"] for number in range(60)}
+    assert max(seen) == best and all(value % values[2] == 0 for value in seen)
+
+
 def test_domains_that_cannot_be() -> None:
     for kind, values in (("uniform", (0, math.inf)), ("qrandint", (0, 10, 0)), ("uniform", (True, 2))):
         with pytest.raises(DomainError):

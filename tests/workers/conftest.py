@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import tempfile
@@ -11,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from recbole_diffusion.ray_session import ray_running
+from recbole_diffusion.workers.ray_training import ENVIRONMENT
 
 from .own_models import FOLDER
 
@@ -42,22 +44,10 @@ def deaths(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")  # not the session: other packages start a Ray of their own in this process
 def ray_here(deaths: Path, own_cache: None) -> Iterator[None]:
     """A Ray of this process's own."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
-    os.environ.setdefault("RAY_worker_niceness", "0")
     ray = pytest.importorskip("ray")
     if ray.is_initialized():
         ray.shutdown()
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        _temp_dir=folder,
-        object_store_memory=200 * 2**20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    yield
-    ray.shutdown()
+    with ray_running(environment=ENVIRONMENT, num_cpus=2, temp_dir=folder, object_store_memory=200 * 2**20):
+        yield
     shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from tests.leftovers import processes_of, wait_until_gone
+
 from .conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +86,8 @@ def test_cut_and_resumed_it_ends_as_an_undisturbed_run(
     folder = wait_for(tmp_path, "epoch 1/4", process)
     process.send_signal(how)
     _, log = process.communicate(timeout=300)
+    if how == signal.SIGKILL:
+        assert processes_of(process.pid), "its Ray ended before anybody looked"
     if how == signal.SIGINT:
         assert process.returncode == 130, log
         assert f"--resume={folder}" in log.splitlines()[-1] and "Traceback" not in log
@@ -92,6 +96,8 @@ def test_cut_and_resumed_it_ends_as_an_undisturbed_run(
     resumed = start(f"--resume={folder}")  # at once: workers that a killed process left behind must give way
     _, log = resumed.communicate(timeout=900)
     assert resumed.returncode == 0, log
+    for started in (process, resumed):
+        wait_until_gone(started.pid)
     for name in ("last/checkpoint.state", "best/model.safetensors"):
         one, two = load_file(undisturbed / name), load_file(folder / name)
         assert set(one) == set(two)
@@ -107,7 +113,7 @@ def test_without_ray_one_line_says_what_to_install(small_data: Path, tmp_path: P
     )
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
-    assert "pip install 'recbole-diffusion[tune]'" in line and "num_workers" in line
+    assert "pip install 'recbole-diffusion[ray]'" in line and "num_workers" in line
     assert not (tmp_path / "runs").exists()
 
 
