@@ -43,3 +43,37 @@ def test_figures_of_the_search_are_those_rendered() -> None:
     for row in ("16.77 ± 0.10", "16.77 ± 0.26", "16.03 ± 0.21", "15.52 ± 0.20"):
         assert f"| {row} | 3 |" in table
         assert row.replace("± 0.", "± .") in text
+
+
+@pytest.mark.parametrize(
+    ("page", "run"),
+    [
+        ("DiffuRecSys", "diffurecsys"),
+        ("DiffuRecSys", "diffurecsys-small-init"),
+        ("DiffuRecSys", "diffurecsys-decay-1e-5"),
+        ("DiffuRecSys", "diffurecsys-no-decay"),
+        ("DiffuRecSys", "diffurecsys-standard"),
+    ],
+)
+def test_causes_are_told_with_the_figures_of_their_runs(page: str, run: str) -> None:
+    result = json.loads((ROOT / "benchmarks/results/runs" / run / "result.json").read_text(encoding="utf-8"))
+    valid, test = result["valid_result"], result["test_result"]
+    share = f"{100 * test['hit@10'] / 0.098:.0f} %"
+    figures = [f"{valid['hit@10']:.4f}", f"{test['hit@10']:.4f}", share, f"{test['ndcg@10']:.4f}"]
+    row = " | ".join(figure.lstrip("0") for figure in figures)
+    assert f"| {row} |" in (ROOT / "docs/models" / f"{page}.md").read_text(encoding="utf-8"), row
+
+
+@pytest.mark.parametrize(
+    ("label", "run"),
+    [
+        ("with diffusion, the published λ of .001", "diffurec-small-init-key-mask"),
+        ("without", "diffurec-no-diffusion"),
+    ],
+)
+def test_what_diffusion_does_for_diffurec(label: str, run: str) -> None:
+    result = json.loads((ROOT / "benchmarks/results/runs" / run / "result.json").read_text(encoding="utf-8"))
+    test = result["test_result"]
+    figures = (result["best_valid_score"], test["hit@10"], test["ndcg@10"])
+    row = " | ".join(f"{figure:.4f}".lstrip("0") for figure in figures)
+    assert f"| {label} | {row} |" in (ROOT / "docs/models/DiffuRec.md").read_text(encoding="utf-8"), row
