@@ -18,6 +18,8 @@ NEXT = ("hit@10", "ndcg@10", "hit@20", "ndcg@20", "hit@50", "ndcg@50")
         ("DMI", "REMI, ours", "remi-all-rows", MULTI),
         ("DMI", "DMI, ours", "dmi-all-rows", MULTI),
         ("DMI", "DMI, ours", "dmi-gowalla", MULTI),
+        ("DMI", "REMI, ours", "remi-gowalla", MULTI),
+        ("REMI", "ours", "remi-gowalla", MULTI),
         ("REMI", "ours", "remi-all-rows", MULTI),
         ("ComiRecSA", "ours", "comirecsa", MULTI),
         ("ComiRecDR", "ours", "comirecdr", MULTI),
