@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from recbole_diffusion.counter_streams import draw_keys, folded, normal_rows
+from recbole_diffusion.counter_streams import row_keys as keys_of_rows
 from recbole_diffusion.keyed_draws import current_draws
-
-_MASK64 = (1 << 64) - 1
 
 
 class NoiseSource(Protocol):
@@ -126,45 +125,48 @@ def build_noise(name_or_class: str | Callable[[], NoiseSource]) -> NoiseSource:
 
 
 class RowNoise:
-    """One stream of normal numbers per row, seeded from (``seed``, row key) alone.
+    """One stream of normal numbers per row, keyed by (``seed``, row key) alone.
 
     A row's numbers are the same whatever the batch size, the order of the rows, the padding (when ``lengths`` is
-    given), the worker or the device: they are drawn on the CPU in float32, row by row, and then moved and cast.
-    They do depend on the sizes of the row's own draws, in their order.
+    given) or the worker, and to float32's last places on every device: they are computed where they are asked for, in
+    float32, from the row's key and the number of its draw (counter_streams.py), and then cast.
 
     Args:
         row_keys: (rows,) integers, what identifies a row in the whole evaluation set (its number there).
         seed: the evaluation's seed (key ``eval_seed``).
+
+    Raises:
+        ValueError: ``row_keys`` of another number of dimensions.
     """
 
     per_row = True
 
     def __init__(self, row_keys: Tensor | Sequence[int], seed: int) -> None:
-        keys = torch.as_tensor(row_keys, dtype=torch.int64, device="cpu")
-        if keys.dim() != 1:
-            raise ValueError(f"row_keys has shape {tuple(keys.shape)}; it must have one dimension, one key per row")
-        self._generators = [torch.Generator() for _ in range(len(keys))]
-        for generator, row_seed in zip(self._generators, row_seeds(keys.numpy(), seed).tolist(), strict=True):
-            generator.manual_seed(row_seed)
+        rows = torch.as_tensor(row_keys, dtype=torch.int64, device="cpu")
+        if rows.dim() != 1:
+            raise ValueError(f"row_keys has shape {tuple(rows.shape)}; it must have one dimension, one key per row")
+        self._keys = keys_of_rows(folded(seed), rows)
+        self._draws = torch.zeros_like(rows)  # how many each row of the whole batch has had; shared with selections
+        self._places = torch.arange(len(rows))  # of this source's rows in the whole batch
 
     def __len__(self) -> int:
-        return len(self._generators)
+        return len(self._places)
 
     def select(self, index: Tensor | Sequence[int]) -> RowNoise:
         """The source of these rows, sharing their streams: a draw here advances the row's stream there too.
 
         Args:
             index: (n,) positions of rows, or a boolean mask (rows,).
+
+        Raises:
+            ValueError: a mask of another length.
         """
         chosen = torch.as_tensor(index, device="cpu")
-        if chosen.dtype == torch.bool:
-            if chosen.shape != (len(self),):
-                raise ValueError(
-                    f"the mask has shape {tuple(chosen.shape)}; it must be ({len(self)},), one entry per row"
-                )
-            chosen = chosen.nonzero().squeeze(1)
+        if chosen.dtype == torch.bool and chosen.shape != (len(self),):
+            raise ValueError(f"the mask has shape {tuple(chosen.shape)}; it must be ({len(self)},), one entry per row")
         part = RowNoise([], 0)
-        part._generators = [self._generators[row] for row in chosen.tolist()]
+        part._keys, part._draws = self._keys, self._draws
+        part._places = self._places[chosen if chosen.dtype == torch.bool else chosen.long()]
         return part
 
     def normal(
@@ -175,66 +177,31 @@ class RowNoise:
         dtype: torch.dtype = torch.float32,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        """See :meth:`NoiseSource.normal`; ``shape[0]`` must be the number of rows."""
+        """See :meth:`NoiseSource.normal`; ``shape[0]`` must be the number of rows. A row of length 0 draws nothing.
+
+        Raises:
+            ValueError: another number of rows, or ``lengths`` that do not fit ``shape``.
+        """
         shape = tuple(shape)
         if not shape or shape[0] != len(self):
             raise ValueError(
                 f"asked for noise of shape {shape}; this source has {len(self)} rows, so shape[0] must be that"
             )
         if lengths is not None:
-            return self._ragged(shape, lengths).to(device=device, dtype=dtype)
-        buffer = torch.empty(shape)
-        for row, generator in zip(buffer.unbind(0), self._generators, strict=True):
-            row.normal_(generator=generator)
-        return buffer.to(device=device, dtype=dtype)
-
-    def _ragged(self, shape: tuple[int, ...], lengths: Tensor) -> Tensor:
-        """(rows, N, ...) with the first ``lengths[i]`` positions of row i drawn and zeros after them."""
-        counts = lengths.detach().to(device="cpu", dtype=torch.int64)
-        if len(shape) < 2 or counts.shape != shape[:1]:
-            raise ValueError(
-                f"lengths has shape {tuple(counts.shape)} for noise of shape {shape}; "
-                "it must be (rows,) and the noise (rows, positions, ...)"
-            )
-        if bool(((counts < 0) | (counts > shape[1])).any()):
-            raise ValueError(
-                f"lengths must lie in 0..{shape[1]}, the positions of shape {shape}; got {counts.tolist()}"
-            )
-        packed = torch.empty(int(counts.sum()), *shape[2:])
-        # Splitting once is several times faster than slicing buffer[i, :n] row by row.
-        for row, generator in zip(torch.split(packed, counts.tolist()), self._generators, strict=True):
-            row.normal_(generator=generator)
-        buffer = torch.zeros(shape)
-        buffer[torch.arange(shape[1]) < counts[:, None]] = packed
-        return buffer
+            lengths = _checked(lengths, shape)
+        keys = draw_keys(self._keys[self._places], self._draws[self._places])
+        self._draws[self._places] += 1 if lengths is None else (lengths > 0).long()
+        return normal_rows(keys, shape, device=device, dtype=dtype, lengths=lengths)
 
 
-def _splitmix64(value: int) -> int:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014), a bijection of 64-bit integers."""
-    value = (value + 0x9E3779B97F4A7C15) & _MASK64
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK64
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK64
-    return value ^ (value >> 31)
-
-
-def _scramble32(value: np.ndarray) -> np.ndarray:
-    """The 32-bit finaliser of MurmurHash3 (Appleby 2011), a bijection of uint32, entry by entry."""
-    value = (value ^ (value >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    value = (value ^ (value >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    scrambled: np.ndarray = value ^ (value >> np.uint32(16))
-    return scrambled
-
-
-def row_seeds(row_keys: np.ndarray, seed: int) -> np.ndarray:
-    """(rows,) uint32 generator seeds.
-
-    torch's CPU generator keeps only the low 32 bits of its seed, so hashing (seed, row) to 64 bits would let rows
-    collide (with 22,000 rows: in one evaluation of 18). For one ``seed`` this map is a bijection of the 32-bit row
-    keys: rows never share a stream.
-    """
-    first, second = _splitmix64(seed & _MASK64), _splitmix64(_splitmix64(seed & _MASK64))
-    keys = row_keys.astype(np.uint64)
-    low = (keys & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-    high = (keys >> np.uint64(32)).astype(np.uint32) * np.uint32(0x9E3779B1)  # zero for every key below 2^32
-    mixed = _scramble32(low ^ high ^ np.uint32(first & 0xFFFFFFFF))
-    return _scramble32((mixed ^ np.uint32(first >> 32)) + np.uint32(second & 0xFFFFFFFF))
+def _checked(lengths: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`lengths` (rows,) on the CPU, if noise of `shape` can have them."""
+    counts = lengths.detach().to(device="cpu", dtype=torch.int64)
+    if len(shape) < 2 or counts.shape != shape[:1]:
+        raise ValueError(
+            f"lengths has shape {tuple(counts.shape)} for noise of shape {shape}; "
+            "it must be (rows,) and the noise (rows, positions, ...)"
+        )
+    if bool(((counts < 0) | (counts > shape[1])).any()):
+        raise ValueError(f"lengths must lie in 0..{shape[1]}, the positions of shape {shape}; got {counts.tolist()}")
+    return counts

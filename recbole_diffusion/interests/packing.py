@@ -173,45 +173,47 @@ def pack(
 
     covered = total
     total = round_up(total)
-    token_row = np.repeat(np.arange(len(lengths)), lengths)
-    first_token = np.cumsum(lengths) - lengths
-    position = np.arange(token_row.size) - first_token[token_row]
-    place = start_of_row[token_row] + position
+    # What there is per row goes to the device once; what there is per token is made there.
+    per_row = np.stack([lengths, start_of_row, pads, np.cumsum(lengths) - lengths])
+    lengths_there, start, pads_there, first_token = torch.from_numpy(per_row).to(device)
+    tokens = int(lengths.sum())
+    everyone = torch.arange(len(lengths), device=device)
+    token_row = torch.repeat_interleave(everyone, lengths_there, output_size=tokens)
+    position = torch.arange(tokens, device=device) - first_token[token_row]
+    place = start[token_row] + position
+    padded = (pads_there > 0).long()
+    is_pad_token = (position == 0) & (padded[token_row] == 1)
 
-    row = np.zeros(total, dtype=np.int64)
+    row = torch.zeros(total, dtype=torch.long, device=device)
     row[place] = token_row
-    packed_position = np.zeros(total, dtype=np.int64)
+    packed_position = torch.zeros(total, dtype=torch.long, device=device)
     packed_position[place] = position
-    owner = -1 - np.arange(total, dtype=np.int64)  # unused places inside a segment attend to themselves alone
+    owner = -1 - torch.arange(total, device=device)  # unused places inside a segment attend to themselves alone
     owner[place] = token_row
-    key_bias = np.zeros(total, dtype=np.float32)
-    is_pad_token = (position == 0) & (has_pad[token_row] == 1)
-    pad_place = place[is_pad_token]
-    key_bias[pad_place] = np.log(pads[token_row[is_pad_token]])
-    column = np.maximum(position - has_pad[token_row], 0)
+    key_bias = torch.zeros(total, device=device)
+    query_keep = None
+    ids = item_seq[token_row, (position - padded[token_row]).clamp_min(0)]
+    if padding_tokens:
+        ids = ids.masked_fill(is_pad_token, 0)
+        own_pads = pads_there[token_row]
+        key_bias[place] = torch.where(is_pad_token, own_pads, 1).to(torch.float32).log()
+        query_keep = torch.ones(total, 1, device=device)
+        query_keep[place, 0] = (~is_pad_token).to(torch.float32)
+    item_ids = torch.zeros(total, dtype=item_seq.dtype, device=device)
+    item_ids[place] = ids
 
     groups = []
-    for start, count, width in layout:
-        stop = start + count * width
-        owners = torch.from_numpy(owner[start:stop].reshape(count, width)).to(device)
-        bias = torch.from_numpy(key_bias[start:stop].reshape(count, 1, 1, width)).to(device)
+    for first, count, width in layout:
+        stop = first + count * width
+        owners = owner[first:stop].view(count, width)
+        bias = key_bias[first:stop].view(count, 1, 1, width)
         apart = (owners[:, None, :, None] != owners[:, None, None, :]).to(torch.float32)
-        groups.append(SegmentGroup(start, count, width, bias - apart.mul_(1e9)))
-    place_on_device = torch.from_numpy(place).to(device)
-    item_ids = torch.zeros(total, dtype=item_seq.dtype, device=device)
-    ids = item_seq[torch.from_numpy(token_row).to(device), torch.from_numpy(column).to(device)]
-    if padding_tokens:
-        ids = ids.masked_fill(torch.from_numpy(is_pad_token).to(device), 0)
-    item_ids[place_on_device] = ids
-    query_keep = None
-    if padding_tokens:
-        query_keep = torch.ones(total, 1, device=device)
-        query_keep[torch.from_numpy(pad_place).to(device)] = 0.0
+        groups.append(SegmentGroup(first, count, width, bias - apart.mul_(1e9)))
     return PackedHistory(
         item_ids=item_ids,
-        row=torch.from_numpy(row).to(device),
-        position=torch.from_numpy(packed_position).to(device),
-        last=torch.from_numpy(start_of_row + lengths - 1).to(device),
+        row=row,
+        position=packed_position,
+        last=start + lengths_there - 1,
         lengths=torch.from_numpy(lengths),
         query_keep=query_keep,
         groups=tuple(groups),

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recbole_diffusion.batch_share import BatchShare, sharing
+from recbole_diffusion.counter_streams import folded
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.keyed_draws import KeyedDraws, drawing, folded
+from recbole_diffusion.keyed_draws import KeyedDraws, drawing
 from recbole_diffusion.models.base import VectorRecommender
 from recbole_diffusion.training.worker_group import WorkerGroup
 

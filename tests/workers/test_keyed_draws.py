@@ -8,10 +8,11 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from recbole_diffusion.counter_streams import folded, mix
 from recbole_diffusion.diffusion.guidance import drop_condition
 from recbole_diffusion.diffusion.noise import GlobalNoise
 from recbole_diffusion.diffusion.steps import LossAwareSteps, UniformSteps
-from recbole_diffusion.keyed_draws import KeyedDraws, _mix, current_draws, drawing, folded
+from recbole_diffusion.keyed_draws import KeyedDraws, current_draws, drawing
 from recbole_diffusion.losses.negatives import LogUniformNegatives, UniformNegatives
 
 
@@ -25,7 +26,7 @@ def test_the_finaliser_is_splitmix64() -> None:
     gamma = 0x9E3779B97F4A7C15
     states = [(1234567 + (step + 1) * gamma) % 2**64 for step in range(4)]
     signed = torch.tensor([state - 2**64 if state >= 2**63 else state for state in states])
-    assert [value % 2**64 for value in _mix(signed).tolist()] == outputs
+    assert [value % 2**64 for value in mix(signed).tolist()] == outputs
     assert folded(1234567) == outputs[0]
 
 
