@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MULTI = ("recall@20", "hit@20", "recall@50", "hit@50")
+LEAVE_ONE_OUT = ("hit@5", "hit@10", "hit@20", "ndcg@5", "ndcg@10", "ndcg@20")
 NEXT = ("hit@10", "ndcg@10", "hit@20", "ndcg@20", "hit@50", "ndcg@50")
 
 
@@ -24,6 +25,9 @@ NEXT = ("hit@10", "ndcg@10", "hit@20", "ndcg@20", "hit@50", "ndcg@50")
         ("ComiRecSA", "ours", "comirecsa", MULTI),
         ("ComiRecDR", "ours", "comirecdr", MULTI),
         ("MIND", "ours", "mind", MULTI),
+        ("MIND", "ours", "mind-gowalla", MULTI),
+        ("DiffuRecSys", "V2, ours, tuned start", "diffurecsys-toys", LEAVE_ONE_OUT),
+        ("DiffuRecSys", "V2, ours, tuned start, 19 epochs", "diffurecsys-ml-1m-full", LEAVE_ONE_OUT),
         ("YouTubeDNN", "ours", "youtubednn", MULTI),
         ("DimeRec", "ours", "dimerec", NEXT),
         ("DreamRec", "ours", "dreamrec-detached", NEXT),
@@ -55,6 +59,8 @@ def test_figures_of_the_search_are_those_rendered() -> None:
         ("DiffuRecSys", "diffurecsys-decay-1e-5"),
         ("DiffuRecSys", "diffurecsys-no-decay"),
         ("DiffuRecSys", "diffurecsys-standard"),
+        ("DiffuRecSys", "diffurecsys-sequential"),
+        ("DiffuRecSys", "diffurecsys-code-sizes"),
     ],
 )
 def test_causes_are_told_with_the_figures_of_their_runs(page: str, run: str) -> None:

@@ -146,7 +146,7 @@ def test_add_wants_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_printed_figures_match_the_paper_tables(shared: Path) -> None:
     import csv
 
-    names = {"Beauty": "amazon-beauty", "Toys": "amazon-toys", "Movielens-1M": "ml-1m-full", "Steam": "steam"}
+    names = {"Beauty": "amazon-beauty", "Toys": "amazon-toys", "Movielens-1M": "ml-1m", "Steam": "steam"}
     (table,) = [source for source in render.published_values() if source["short"] == "DiffuRec paper, Table 2"]
     with (shared / "spec" / "paper_tables" / "diffurec_table2_main.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["unit"] == "percent"]
