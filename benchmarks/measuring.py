@@ -157,18 +157,20 @@ class Stopwatch:
         return wrapped
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {
+        "median": round(statistics.median(values), 3),
+        "min": round(min(values), 3),
+        "max": round(max(values), 3),
+    }
+
+
 def summarise(pairs: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Median, minimum and maximum over measured pairs `{"yardstick": rate, "ours": rate}` and of their ratios."""
     ratios = [pair["ours"] / pair["yardstick"] for pair in pairs]
     columns = {"yardstick": [pair["yardstick"] for pair in pairs], "ours": [pair["ours"] for pair in pairs]}
-    return {
-        name: {
-            "median": round(statistics.median(values), 3),
-            "min": round(min(values), 3),
-            "max": round(max(values), 3),
-        }
-        for name, values in {**columns, "ratio": ratios}.items()
-    }
+    return {name: spread(values) for name, values in {**columns, "ratio": ratios}.items()}
 
 
 class Progress:

@@ -34,7 +34,7 @@ from search_table import render_search
 from speed_multi_interest_table import render_speed_multi_interest
 from speed_table import render_speed
 from tune_table import render_tune_asha, render_tune_concurrency
-from workers_speed_table import render_workers_speed
+from workers_table import render_workers_speed, render_workers_step_cost
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -66,6 +66,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "tune_asha": render_tune_asha,
     "tune_concurrency": render_tune_concurrency,
     "workers_speed": render_workers_speed,
+    "workers_step_cost": render_workers_step_cost,
 }
 
 

@@ -25,7 +25,6 @@ import argparse
 import dataclasses
 import functools
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -35,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import Load, Progress, code_version, command_line, machine, now, rate, say
+from measuring import Load, Progress, code_version, command_line, machine, now, rate, say, spread
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
@@ -160,15 +159,6 @@ class Contestant:
             torch.stack(list(self.model.losses(batch).values())).sum().backward()
             self.optimizer.step()
         return sum(len(batch) for batch in batches)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
-    }
 
 
 def measure_steps(section: str, sizes: Sizes, options: argparse.Namespace, scratch: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import Load, Progress, code_version, command_line, machine, now, say
+from measuring import Load, Progress, code_version, command_line, machine, now, say, spread
 
 HERE = Path(__file__).resolve().parent
 AIM = 1.5
@@ -95,15 +95,6 @@ def measure(model: str, workers: int, options: argparse.Namespace) -> dict[str, 
         "seconds": seconds,
         "losses": losses,
         "rows_per_second": round(int(rows) / statistics.median(seconds), 1),
-    }
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
-    return {
-        "median": round(statistics.median(values), 3),
-        "min": round(min(values), 3),
-        "max": round(max(values), 3),
     }
 
 

@@ -225,14 +225,21 @@ NEGATIVE_SAMPLERS: dict[str, Callable[[int, Tensor | None, bool], NegativeSample
 
 
 def build_negative_sampler(
-    name: str, n_negatives: int, *, item_counts: Tensor | None = None, per_row: bool = False
+    name: str,
+    n_negatives: int,
+    *,
+    item_counts: Callable[[], Tensor] | None = None,
+    log_q_correction: bool = False,
+    per_row: bool = False,
 ) -> NegativeSampler:
     """The sampler that key ``negative_sampler`` names.
 
     Args:
         name: `uniform`, `log_uniform` (without repeats where the batch shares its negatives) or `in_batch`.
         n_negatives: M; `in_batch` has as many as the batch has rows, whatever this says.
-        item_counts: (V,), needed by `log_uniform`, and by `in_batch` for the log-q correction.
+        item_counts: gives (V,), how often each item is a training target; called only where it is read: by
+            `log_uniform`, and by `in_batch` for the log-q correction.
+        log_q_correction: whether the loss subtracts log q.
         per_row: each row its own negatives; not for `in_batch`.
 
     Raises:
@@ -240,4 +247,6 @@ def build_negative_sampler(
     """
     if name not in NEGATIVE_SAMPLERS:
         raise ValueError(f"negative_sampler '{name}' does not exist; use one of {', '.join(NEGATIVE_SAMPLERS)}")
-    return NEGATIVE_SAMPLERS[name](n_negatives, item_counts, per_row)
+    counted = name == "log_uniform" or (name == "in_batch" and log_q_correction)
+    counts = item_counts() if counted and item_counts is not None else None
+    return NEGATIVE_SAMPLERS[name](n_negatives, counts, per_row)

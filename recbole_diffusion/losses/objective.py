@@ -79,7 +79,7 @@ def build_objective(
         loss: `sampled_softmax` or `full_softmax`, which reads only the temperature.
         negative_sampler: a name of `NEGATIVE_SAMPLERS`.
         n_negatives: M.
-        item_counts: gives (V,), how often each item is a training target; called only where a sampler needs it.
+        item_counts: gives (V,), how often each item is a training target; see `build_negative_sampler`.
         log_q_correction, remove_hits, hardness, detach_weights, temperature: see `sampled_softmax`.
 
     Raises:
@@ -93,10 +93,10 @@ def build_objective(
         return RankingObjective(temperature=temperature)
     if loss != "sampled_softmax":
         raise ValueError(f"loss '{loss}' does not exist; use sampled_softmax or full_softmax")
-    needs_counts = negative_sampler == "log_uniform" or (negative_sampler == "in_batch" and log_q_correction)
-    sampler = build_negative_sampler(negative_sampler, n_negatives, item_counts=item_counts() if needs_counts else None)
     return RankingObjective(
-        sampler,
+        build_negative_sampler(
+            negative_sampler, n_negatives, item_counts=item_counts, log_q_correction=log_q_correction
+        ),
         log_q_correction=log_q_correction,
         remove_hits=remove_hits,
         hardness=hardness,

@@ -63,17 +63,21 @@ class SampledCausalOptions(CausalOptions):
                 "place; set negatives_per_row: False or another negative_sampler"
             )
 
-    def sampler(self, dataset: Any, n_items: int) -> NegativeSampler:
+    def sampler(self, dataset: Any, n_items: int, *, log_q_correction: bool = False) -> NegativeSampler:
         """What these keys name.
 
         Args:
             dataset: the training part of a dataset.
             n_items: V.
+            log_q_correction: whether the loss subtracts log q.
         """
-        name = self.negative_sampler
-        counted = name in ("log_uniform", "in_batch")
-        counts = sampler_item_counts(name, dataset, n_items) if counted else None
-        return build_negative_sampler(name, self.n_negatives, item_counts=counts, per_row=self.negatives_per_row)
+        return build_negative_sampler(
+            self.negative_sampler,
+            self.n_negatives,
+            item_counts=lambda: sampler_item_counts(self.negative_sampler, dataset, n_items),
+            log_q_correction=log_q_correction,
+            per_row=self.negatives_per_row,
+        )
 
 
 class CausalRecommender(VectorRecommender):

@@ -116,7 +116,10 @@ class DimeRecOptions:
         """
         if self.loss == "full_softmax":
             return None
-        name = self.negative_sampler
-        counted = name == "log_uniform" or (name == "in_batch" and self.log_q_correction)
-        counts = sampler_item_counts(name, dataset, n_items) if counted else None
-        return build_negative_sampler(name, self.n_negatives, item_counts=counts, per_row=self.negatives == "per_row")
+        return build_negative_sampler(
+            self.negative_sampler,
+            self.n_negatives,
+            item_counts=lambda: sampler_item_counts(self.negative_sampler, dataset, n_items),
+            log_q_correction=self.log_q_correction,
+            per_row=self.negatives == "per_row",
+        )

@@ -39,7 +39,7 @@ class SASRecSampled(CausalRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         o: SASRecSampledOptions = self.options
-        sampler = o.sampler(dataset, self.n_items)
+        sampler = o.sampler(dataset, self.n_items, log_q_correction=o.log_q_correction)
         self.objective = RankingObjective(sampler, log_q_correction=o.log_q_correction, remove_hits=o.remove_hits)
 
     def place_losses(self, states: Tensor, items: Tensor, places: Tensor | None) -> Tensor:

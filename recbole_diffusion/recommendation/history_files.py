@@ -31,6 +31,7 @@ from recbole_diffusion.recommendation.histories import is_list_type, is_token_ty
 logger = logging.getLogger(__name__)
 
 ROWS = 65_536  # of interactions, read at a time
+BUFFER = 1 << 20  # bytes of a column read at a time; Arrow by default holds a row group, which may be the whole file
 ROW_NUMBER = "row"  # column that keeps equal times as they stand in the file
 
 Sort = Callable[[Path, list[str]], Iterator[pyarrow.Table]]
@@ -160,7 +161,7 @@ class HistoryFile:
         fields, first = self.fields, 0
         names = [fields.user, fields.item] + [fields.time] * (not self.lists)
         for file in self.files:
-            with pyarrow.parquet.ParquetFile(file) as opened:
+            with pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as opened:
                 for batch in opened.iter_batches(ROWS if not self.lists else ROWS // 16, columns=names):
                     table = pyarrow.Table.from_batches([batch]).select(names)
                     table = table.cast(

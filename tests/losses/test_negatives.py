@@ -26,7 +26,7 @@ def seeded() -> None:
 
 @pytest.mark.parametrize("name", sorted(NEGATIVE_SAMPLERS))
 def test_padding_is_never_drawn_and_every_item_can_be(name: str) -> None:
-    sampler = build_negative_sampler(name, 2, item_counts=COUNTS)
+    sampler = build_negative_sampler(name, 2, item_counts=lambda: COUNTS)
     targets = torch.arange(1, 6)
     seen = set()
     for _ in range(100):
@@ -38,7 +38,7 @@ def test_padding_is_never_drawn_and_every_item_can_be(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["uniform", "log_uniform"])
 def test_per_row_draws_differ_between_rows(name: str) -> None:
-    negatives = build_negative_sampler(name, 50, item_counts=COUNTS, per_row=True)(TARGETS, 6)
+    negatives = build_negative_sampler(name, 50, item_counts=lambda: COUNTS, per_row=True)(TARGETS, 6)
     assert negatives.ids.shape == (4, 50)
     assert negatives.log_q is not None
     assert negatives.log_q.shape == (4, 50)
@@ -121,11 +121,35 @@ def test_in_batch_shares_of_fractions() -> None:
 
 def test_same_seed_same_negatives() -> None:
     for name in NEGATIVE_SAMPLERS:
-        sampler = build_negative_sampler(name, 4, item_counts=COUNTS)
+        sampler = build_negative_sampler(name, 4, item_counts=lambda: COUNTS)
         torch.manual_seed(5)
         first = sampler(TARGETS, 6).ids
         torch.manual_seed(5)
         assert torch.equal(first, sampler(TARGETS, 6).ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "log_q_correction", "read"),
+    [
+        ("uniform", False, False),
+        ("uniform", True, False),
+        ("log_uniform", False, True),
+        ("log_uniform", True, True),
+        ("in_batch", False, False),
+        ("in_batch", True, True),
+    ],
+)
+def test_counts_are_asked_for_where_they_are_read(name: str, log_q_correction: bool, read: bool) -> None:
+    asked = []
+
+    def counts() -> torch.Tensor:
+        asked.append(name)
+        return COUNTS
+
+    sampler = build_negative_sampler(name, 2, item_counts=counts, log_q_correction=log_q_correction)
+    assert asked == [name] * read
+    negatives = sampler(TARGETS, 6)
+    assert (negatives.log_q is not None) == (read or name == "uniform")
 
 
 def test_mistakes_are_named() -> None:
@@ -143,7 +167,7 @@ def test_mistakes_are_named() -> None:
 
 @pytest.mark.parametrize("name", sorted(NEGATIVE_SAMPLERS))
 def test_draws_lie_where_the_targets_lie(name: str) -> None:
-    sampler = build_negative_sampler(name, 3, item_counts=COUNTS)
+    sampler = build_negative_sampler(name, 3, item_counts=lambda: COUNTS, log_q_correction=True)
     if isinstance(sampler, torch.nn.Module):
         sampler.to("meta")
     negatives = sampler(TARGETS.to("meta"), 6)

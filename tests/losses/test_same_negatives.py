@@ -20,8 +20,10 @@ def test_one_pass_equals_one_by_one(name: str, per_row: bool, log_q_correction: 
     torch.manual_seed(0)
     targets, table = torch.tensor([3, 4, 5, 3]), torch.randn(ITEMS, 6)
     users = {"one": torch.randn(4, 6), "two": torch.randn(4, 6), "three": torch.randn(4, 6)}
-    counts = torch.arange(ITEMS)
-    negatives = build_negative_sampler(name, 7, item_counts=counts, per_row=per_row)(targets, ITEMS)
+    sampler = build_negative_sampler(
+        name, 7, item_counts=lambda: torch.arange(ITEMS), log_q_correction=log_q_correction, per_row=per_row
+    )
+    negatives = sampler(targets, ITEMS)
     keys = {"log_q_correction": log_q_correction, "remove_hits": True}
     together = softmax_of_each(users, table, targets, negatives, **keys)
     assert list(together) == ["one", "two", "three"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,3 +164,21 @@ def test_the_digest_is_of_the_contents(tmp_path: Path) -> None:
     assert one.digest(read.append) == two.digest() and sum(read) == one.size
     other = {**INTERACTIONS, "item_id": [5, 3, 4, 1, 2, 2]}
     assert HistoryFile(write(tmp_path / "two.parquet", other), HistoryFields()).digest() != one.digest()
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_reading_holds_no_more_of_a_larger_file(lists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the size of a row group: here the file is one, of text that does not compress."""
+    monkeypatch.setattr(history_files, "ROWS", 1_600)
+    held = []
+    for users in (4_000, 40_000):
+        draw = random.Random(users)
+        names = [f"{user:06d}{draw.randbytes(500).hex()}" for user in range(users)]
+        items = {"item_id": [["a"]] * users} if lists else {"item_id": ["a"] * users, "timestamp": list(range(users))}
+        path = write(tmp_path / f"{users}.parquet", {"user_id": names, **items}, row_group=users)
+        before, most, read = pyarrow.total_allocated_bytes(), 0, 0
+        for table in HistoryFile(path, HistoryFields()).users(100, tmp_path, never):
+            most, read = max(most, pyarrow.total_allocated_bytes() - before), read + len(table)
+        assert read == users
+        held.append(most)
+    assert held[1] < held[0] + 4 * 2**20, held
