@@ -16,7 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_diffusion import __version__, compat, prepare_command, recommend_command, tune_command
+from recbole_diffusion import (
+    __version__,
+    benchmark_command,
+    compat,
+    prepare_command,
+    recommend_command,
+    tune_command,
+)
 from recbole_diffusion.config_files import COMMAND_LINE, Overrides, parse_value
 from recbole_diffusion.config_presets import PRESETS, datasets_with_preset
 from recbole_diffusion.errors import UserError
@@ -31,12 +38,12 @@ WORDS: dict[str, str] = {
     "evaluate": "rank with a checkpoint, without training",
     "prepare": "make a dataset of a CSV, TSV or Parquet file of interactions",
     "tune": "search hyper-parameters (--tune=FILE says the same)",
-    "benchmark": "measure speed and memory",
+    "benchmark": "run a suite of models, datasets and seeds, and make its tables (--benchmark=FILE says the same)",
     "recommend": "write recommendations for users",
     "export": "write item and user vectors",
     "serve": "answer requests for recommendations",
 }
-BUILT = ("run", "evaluate", "prepare", "tune", "recommend")
+BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "recommend")
 
 # Keys that steer the program; the words that take each, and what it is. Those of COMMANDS are in their modules.
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -54,8 +61,14 @@ FLAGS: dict[str, str] = {
     "list_models": "the names that --model takes",
     "version": "the version",
 }
-PREPARE, TUNE, RECOMMEND = "prepare", "tune", "recommend"  # words with keys of their own
-COMMANDS: dict[str, Any] = {PREPARE: prepare_command, TUNE: tune_command, RECOMMEND: recommend_command}
+# words with keys of their own
+PREPARE, TUNE, BENCHMARK, RECOMMEND = "prepare", "tune", "benchmark", "recommend"
+COMMANDS: dict[str, Any] = {
+    PREPARE: prepare_command,
+    TUNE: tune_command,
+    BENCHMARK: benchmark_command,
+    RECOMMEND: recommend_command,
+}
 
 EXAMPLES = """\
 examples:
@@ -66,6 +79,7 @@ examples:
   recbole-diff --resume=runs/DiffuRec-ml-100k-20250101-120000
   recbole-diff evaluate --checkpoint=runs/DiffuRec-ml-100k-20250101-120000 --reverse_steps=8
   recbole-diff prepare --input=ratings.csv --dataset=mine
+  recbole-diff benchmark benchmarks/suites/quick.yaml
 """
 
 
@@ -95,9 +109,14 @@ def parse(arguments: Sequence[str]) -> Arguments:
                 f"unknown word '{parsed.word}'"
                 + (f"; did you mean '{hint}'?" if hint else f"; words: {', '.join(WORDS)}")
             )
-    elif any(argument.partition("=")[0] == "--tune" for argument in rest):
-        parsed.word = TUNE
+    else:
+        parsed.word = next(
+            (word for word in (TUNE, BENCHMARK) if any(a.partition("=")[0] == f"--{word}" for a in rest)), parsed.word
+        )
     texts: dict[str, str] = {}
+    positional = getattr(COMMANDS.get(parsed.word), "POSITIONAL", None)
+    if positional and rest and not rest[0].startswith("-"):
+        texts[positional] = rest.pop(0)
     while rest:
         argument = rest.pop(0)
         if argument == "-h":

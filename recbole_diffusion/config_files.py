@@ -157,6 +157,34 @@ def read_yaml(path: str | Path) -> Layer:
     return Layer(values, origins)
 
 
+def key_lines(path: str | Path) -> dict[tuple[str, ...], str]:
+    """Where every key of a configuration file stands, those inside others too: their path -> ``file:line``.
+
+    Entries of a list are numbered from 0. Call it after `read_yaml`, which refuses what cannot be read.
+    """
+    loader = Loader(Path(path).read_text(encoding="utf-8-sig"))
+    try:
+        root = loader.get_single_node()
+    finally:
+        loader.dispose()
+    found: dict[tuple[str, ...], str] = {}
+
+    def walk(node: yaml.Node | None, above: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                here = (*above, str(key.value))
+                found[here] = f"{path}:{key.start_mark.line + 1}"
+                walk(value, here)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, value in enumerate(node.value):
+                here = (*above, str(number))
+                found[here] = f"{path}:{value.start_mark.line + 1}"
+                walk(value, here)
+
+    walk(root, ())
+    return found
+
+
 def given_layers(config_files: Sequence[str | Path], overrides: Mapping[str, Any]) -> list[Layer]:
     """What the user gives, lowest layer first."""
     if isinstance(config_files, (str, Path)):

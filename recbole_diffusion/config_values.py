@@ -41,13 +41,19 @@ def integer(minimum: int | None = None, *, below: int | None = None, none: bool 
     return check
 
 
-def number(minimum: float | None = None, *, above: float | None = None, maximum: float | None = None) -> Check:
-    """A finite number within bounds; ``above`` is a lower bound that is not allowed itself."""
+def number(
+    minimum: float | None = None, *, above: float | None = None, maximum: float | None = None, none: bool = False
+) -> Check:
+    """A finite number within bounds; ``above`` is a lower bound that is not allowed itself; ``none`` lets None
+    through."""
     allowed = "a number"
     allowed += f" above {above:g}" if above is not None else f" of at least {minimum:g}" if minimum is not None else ""
     allowed += f" and at most {maximum:g}" if maximum is not None else ""
+    allowed += " or ~" if none else ""
 
     def check(value: Any) -> Any:
+        if value is None and none:
+            return None
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
@@ -305,6 +311,7 @@ CHECKS: dict[str, Check] = {
     "train_neg_sample_args": _negative_sampling,
     "eval_step": integer(0),
     "stopping_step": integer(0),
+    "time_limit": number(above=0.0, none=True),
     "clip_grad_norm": _gradient_clipping,
     "loss_decimal_place": integer(0),
     "scheduler": _scheduler,

@@ -52,16 +52,21 @@ def code_version() -> dict[str, Any]:
     return version
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def data_fingerprint(folder: Path, dataset: Any) -> dict[str, Any]:
     """SHA-256 of a dataset's atomic files and of its internal ids, and what is left of it after filtering."""
     files = {}
     for path in sorted(folder.iterdir()):
         if path.suffix in (".inter", ".user", ".item", ".kg", ".link", ".net"):
-            digest = hashlib.sha256()
-            with path.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-            files[path.name] = digest.hexdigest()
+            files[path.name] = file_digest(path)
     ids = hashlib.sha256()
     for field in (dataset.uid_field, dataset.iid_field):
         ids.update("\n".join(map(str, dataset.field2id_token[field])).encode())

@@ -28,6 +28,7 @@ RESUMABLE_KEYS = (
     "epochs",
     "stopping_step",
     "eval_step",
+    "time_limit",
     "show_progress",
     "num_threads",
     "num_workers",

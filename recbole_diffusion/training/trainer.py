@@ -269,6 +269,7 @@ class _Run(RankingTrainer):
         if self.config["train_neg_sample_args"].get("dynamic", False):
             train_data.get_model(self.model)
         if self.start_epoch:
+            self.stopped = self.stopped or self._late()
             logger.info("epochs %d to %d follow", self.start_epoch + 1, self.epochs)
         try:
             for epoch in range(self.start_epoch, self.epochs):
@@ -317,7 +318,8 @@ class _Run(RankingTrainer):
         message = f"epoch {epoch + 1}/{self.epochs}  {in_words(loss, terms)}  {row['train_seconds']:.1f} s"
         improved = False
         score = None
-        due = self.eval_step > 0 and ((epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs)
+        late = self._late()
+        due = self.eval_step > 0 and ((epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs or late)
         if valid_data and due:
             score, result, row["valid_seconds"] = self._validate(valid_data, show_progress)
             row.update({f"valid_{name}": value for name, value in result.items()})
@@ -346,8 +348,16 @@ class _Run(RankingTrainer):
             logger.info(message)
         if self.stopped and verbose:
             logger.info("stopped early: no better %s since epoch %s", self.valid_metric, self.best_epoch)
+        elif late and verbose:
+            logger.info("stopped: time_limit is %s s", self.config["time_limit"])
+        self.stopped = self.stopped or late
         if score is not None and callback_fn is not None:
             callback_fn(epoch, score)
+
+    def _late(self) -> bool:
+        """Whether the run has taken longer than it may; what the first of several workers says."""
+        limit = self.config["time_limit"]
+        return limit is not None and bool(self.workers.broadcast(self.seconds > limit))
 
     def _improves(self, score: float) -> bool:
         """Whether a validation score is strictly better than the best so far. RecBole counts a tie as an improvement,

@@ -1,0 +1,76 @@
+"""The word ``benchmark`` of the command line (and ``--benchmark=FILE`` without a word): its keys, and what it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.config_files import Overrides, parse_value
+from recbole_diffusion.errors import UserError
+
+OPTIONS: dict[str, str] = {
+    "benchmark": "FILE of the suite, as in benchmarks/suites/; also given without its key",
+    "data_path": "FOLDER that holds the datasets' folders (default: dataset)",
+    "output": "FOLDER in which the suite makes its own (default: benchmark_runs)",
+    "max_concurrent": "NUMBER of runs at a time (default: 1)",
+    "threads": "NUMBER of CPU threads of a run (default: its share of the cores)",
+    "show_progress": "False: no lines while it runs",
+}
+FLAGS: dict[str, str] = {}
+BARE = ()
+POSITIONAL = "benchmark"  # the option that stands without its key
+USAGE = "FILE"
+WRITES = "makes a folder with every run, and the tables and report of them; what is finished is not made again"
+EXAMPLES = """\
+examples:
+  recbole-diff benchmark benchmarks/suites/quick.yaml --data_path=data
+  recbole-diff benchmark benchmarks/suites/honest.yaml --data_path=data --output=results --max_concurrent=2 --threads=1
+Every other --key=value is a key of every run, such as --epochs=5. Killed and started again, the command goes on.
+"""
+
+
+def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
+    """Run a suite, or what is left of it, and return the text to print.
+
+    Args:
+        options: keys of :data:`OPTIONS` with their values.
+        flags: none.
+        config: keys of every run.
+
+    Raises:
+        UserError: a key is missing or wrong, what `benchmark` refuses, or runs that failed.
+        KeyboardInterrupt: after Ctrl-C; says how to go on.
+    """
+    if "benchmark" not in options:
+        raise UserError("benchmark needs the FILE of a suite, such as benchmarks/suites/quick.yaml")
+    if not Path(options["benchmark"]).is_file():
+        raise UserError(f"no suite file {options['benchmark']}")
+    show = options.get("show_progress", "True").lower()
+    if show not in ("true", "false"):
+        raise UserError(f"--show_progress must be True or False, got {options['show_progress']!r}")
+    numbers = {key: _whole(key, options[key]) for key in ("max_concurrent", "threads") if key in options}
+    from recbole_diffusion.benchmarking.benchmark import benchmark
+
+    result = benchmark(
+        options["benchmark"],
+        config,
+        data_path=options.get("data_path"),
+        output=options.get("output", "benchmark_runs"),
+        show_progress=show == "true",
+        **numbers,
+    )
+    failed = [outcome for outcome in result.outcomes if outcome.reason is not None]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(result.runs)} runs failed, the first: {failed[0].name}: {failed[0].reason}; the "
+            f"others are kept in {result.folder}, the same command tries again"
+        )
+    return f"{len(result.runs)} runs are finished\nfolder: {result.folder}"
+
+
+def _whole(key: str, text: str) -> int:
+    value: Any = parse_value(text)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"--{key} must be a whole number from 1, got '{text}'")
+    return value

@@ -1,0 +1,158 @@
+"""`benchmark`: a suite from its file to its tables, begun or gone on with; nothing that is finished is made again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.benchmarking import searching
+from recbole_diffusion.benchmarking.performing import LOG, Outcome, Processes
+from recbole_diffusion.benchmarking.plan import PlannedRun, plan_run
+from recbole_diffusion.benchmarking.runner import Progress, locked, run_all
+from recbole_diffusion.benchmarking.searching import PlannedSearch
+from recbole_diffusion.benchmarking.suite import Suite, read_suite
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.ray_session import cores
+from recbole_diffusion.training.checkpoint import write_text_atomically
+from recbole_diffusion.tuning.progress_lines import messages
+
+logger = logging.getLogger(__name__)
+
+SUITE_FILE = "suite.json"
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """What a suite ends with.
+
+    Attributes:
+        suite: the suite.
+        folder: where everything lies.
+        runs: all planned runs.
+        outcomes: how those ended that were made now.
+    """
+
+    suite: Suite
+    folder: Path
+    runs: tuple[PlannedRun, ...]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def missing(self) -> list[PlannedRun]:
+        """Runs without a result."""
+        return [run for run in self.runs if not run.finished]
+
+
+def benchmark(
+    file: str | Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    data_path: str | Path | None = None,
+    output: str | Path = "benchmark_runs",
+    max_concurrent: int = 1,
+    threads: int | None = None,
+    show_progress: bool = True,
+) -> SuiteResult:
+    """Run a suite, or what is left of it.
+
+    Args:
+        file: the suite.
+        config: keys of every run, which win over the suite's.
+        data_path: folder of the datasets.
+        output: where the suite's folder is made, named as the file.
+        max_concurrent: runs at a time.
+        threads: CPU threads of a run; its share of the cores when None.
+        show_progress: a line on standard error for each run that ends.
+
+    Raises:
+        UserError: anything a person can correct, before a run starts, or the searches that failed.
+        KeyboardInterrupt: after Ctrl-C; the same call goes on.
+    """
+    suite = read_suite(file)
+    folder = Path(output) / suite.name
+    given: dict[str, Any] = dict(config or {})
+    if data_path is not None:
+        given["data_path"] = str(data_path)
+    place: dict[str, Any] = {key: given.pop(key) for key in ("use_gpu", "gpu_id", "cache", "cache_dir") if key in given}
+    if "data_path" in given:
+        place["data_path"] = given["data_path"]
+    place.update(num_threads=threads or max(cores() // max_concurrent, 1), show_progress=False)
+    searches = {
+        (model.label, dataset): searching.plan_search(suite, model, dataset, output=folder, given=given)
+        for model in suite.models
+        if model.search is not None
+        for dataset in model.datasets
+    }
+    for model, dataset, seed in suite.rows():  # everything that can be wrong is found before anything starts
+        plan_run(suite, model, dataset, seed, output=folder, given=given)
+    with messages(show_progress), locked(folder) as lock:
+        keep = () if lock is None else (lock,)
+        chosen = _searched(searches.values(), place, keep)
+        runs = tuple(
+            plan_run(
+                suite, model, dataset, seed, output=folder, given=given, searched=chosen.get((model.label, dataset))
+            )
+            for model, dataset, seed in suite.rows()
+        )
+        _write(folder, suite, runs)
+        outcomes = run_all(runs, place, at_a_time=max_concurrent, tell=_tell, keep=keep)
+    return SuiteResult(suite, folder, runs, tuple(outcomes))
+
+
+def _searched(
+    searches: Iterable[PlannedSearch], place: Mapping[str, Any], keep: tuple[int, ...]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Make the searches that are missing, one after the other; what each chose."""
+    chosen: dict[tuple[str, str], dict[str, Any]] = {}
+    for search in searches:
+        values = search.chosen()
+        if values is None:
+            began = time.monotonic()
+            logger.info("%s begins", search.name)
+            searching.make(search, place, Processes(), keep=keep)
+            values = search.chosen()
+            logger.info("%s: %s after %.0f s", search.name, values, time.monotonic() - began)
+        if values is None:
+            raise UserError(f"the {search.name} has chosen nothing; see {search.place / LOG}")
+        chosen[search.model.label, search.dataset] = values
+    return chosen
+
+
+def _tell(progress: Progress) -> None:
+    """One line for each run that ends."""
+    head, outcome = f"[{progress.done}/{progress.total}]", progress.outcome
+    left = f"; about {_duration(progress.remaining)} left" if progress.remaining else ""
+    if outcome is None:
+        logger.info("%s runs are finished", head)
+    elif outcome.reason is None:
+        logger.info("%s %s: %.0f s%s", head, outcome.name, outcome.seconds, left)
+    else:
+        logger.warning("%s %s: failed after %.0f s: %s%s", head, outcome.name, outcome.seconds, outcome.reason, left)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _write(folder: Path, suite: Suite, runs: tuple[PlannedRun, ...]) -> None:
+    """suite.json: what was asked for, and where each run lies."""
+    facts = {
+        "suite": suite.name,
+        "about": suite.about,
+        "reference": suite.reference,
+        "runs": [
+            {**{key: value for key, value in dataclasses.asdict(run).items() if key != "place"},
+             "place": run.place.relative_to(folder).as_posix()}
+            for run in runs
+        ],
+    }  # fmt: skip
+    write_text_atomically(folder / SUITE_FILE, json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n")

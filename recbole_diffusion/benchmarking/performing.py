@@ -1,0 +1,139 @@
+"""One planned run, made in processes of its own: trained or gone on with, then ranked once more for each evaluation."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_diffusion.benchmarking.plan import PlannedRun
+from recbole_diffusion.training.checkpoint import write_text_atomically
+
+LOG = "log.txt"
+ASKED = "asked.yaml"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a planned run ended.
+
+    Attributes:
+        name: which one.
+        seconds: that it took this time.
+        reason: why it failed, in one line; None where it did not.
+        interrupted: whether it was told to stop.
+    """
+
+    name: str
+    seconds: float
+    reason: str | None = None
+    interrupted: bool = False
+
+
+class Processes:
+    """The processes that run now, to be told to stop together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self.stopped = False
+
+    def call(self, words: Sequence[str], log: Path, *, environment: Mapping[str, str], keep: Sequence[int] = ()) -> int:
+        """Run the command line's words in a new process, its output appended to `log`; the exit code.
+
+        Args:
+            words: such as ``run --model=...``.
+            log: a text file.
+            environment: variables besides this process's.
+            keep: file descriptors that the process keeps open (a lock).
+        """
+        command = [sys.executable, "-m", "recbole_diffusion.benchmarking.child", str(os.getpid()), *words]
+        with log.open("ab") as stream:
+            with self._lock:
+                if self.stopped:
+                    return -signal.SIGINT
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **environment},
+                    pass_fds=tuple(keep) if os.name == "posix" else (),
+                    start_new_session=True,  # Ctrl-C comes from `stop`, once
+                )
+                self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """Tell all of them to stop, and start no more."""
+        with self._lock:
+            self.stopped = True
+            for process in self._running:
+                process.send_signal(number)
+
+
+def perform(run: PlannedRun, place: Mapping[str, Any], processes: Processes, *, keep: Sequence[int] = ()) -> Outcome:
+    """Make what is missing of a planned run.
+
+    Args:
+        run: the planned run.
+        place: keys that say where and how it runs (`data_path`, `num_threads` ...).
+        processes: where its processes are known.
+        keep: file descriptors that they keep open.
+    """
+    began = time.monotonic()
+    run.place.mkdir(parents=True, exist_ok=True)
+    log = run.place / LOG
+    threads = place.get("num_threads")
+    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
+    folder = run.run_folder
+    if folder is None:
+        head = {"model": run.model, "dataset": run.dataset, "preset": run.preset, **run.keys, **place}
+        text = yaml.safe_dump({key: value for key, value in head.items() if value is not None}, sort_keys=False)
+        write_text_atomically(run.place / ASKED, f"# {run.name}\n{text}")
+        words = ["run", f"--config_files='{run.place / ASKED}'", f"--output={run.place}"]
+    else:
+        words = ["run", f"--resume={folder}", *(f"--{key}={_word(value)}" for key, value in place.items())]
+    code = 0
+    if folder is None or not (folder / "result.json").is_file():
+        code = processes.call(words, log, environment=environment, keep=keep)
+    folder = run.run_folder
+    if code == 0 and folder is not None:
+        for name in run.missing_evaluations():
+            words = ["evaluate", f"--checkpoint={folder}", f"--output={run.evaluation_place(name)}"]
+            words += [f"--{key}={_word(value)}" for key, value in {**run.evaluations[name], **place}.items()]
+            code = processes.call(words, log, environment=environment, keep=keep)
+            if code:
+                break
+    seconds = time.monotonic() - began
+    if processes.stopped and code:
+        return Outcome(run.name, seconds, "interrupted", interrupted=True)
+    return Outcome(run.name, seconds, reason(code, log) if code else None)
+
+
+def _word(value: Any) -> str:
+    """A value as the command line takes it."""
+    return yaml.safe_dump(value, default_flow_style=True, width=2**20).removesuffix("\n...\n").strip()
+
+
+def reason(code: int, log: Path) -> str:
+    """Why a process failed: the last line of its log, or the signal that ended it."""
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}" + (", out of memory?" if code == -signal.SIGKILL else "")
+    with log.open("rb") as stream:
+        stream.seek(max(log.stat().st_size - 4096, 0))
+        lines = [line for line in stream.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip().removeprefix("error: ") if lines else f"exit code {code}"

@@ -1,0 +1,204 @@
+"""The runs of a suite: each one's whole configuration, checked before anything starts, and the folder it has.
+
+A run's folder is named by a digest of its configuration and data, so what is unchanged is found again and what has
+changed gets a folder of its own:
+
+    <output>/<suite>/runs/<dataset>/<label>/seed-<seed>-<digest>/     asked.yaml, log.txt, and the run's own folder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.benchmarking.suite import Suite, SuiteModel
+from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config_protocols import refuse_other_training_rows
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.provenance import file_digest
+
+# Where and how a run runs: the same result is expected whatever they are.
+PLACE_KEYS = (
+    "data_path",
+    "cache",
+    "cache_dir",
+    "checkpoint_dir",
+    "num_threads",
+    "use_gpu",
+    "gpu_id",
+    "worker",
+    "show_progress",
+    "state",
+    "rank_memory",
+    "ray_address",
+    "worker_restarts",
+    "save_per_user",
+)
+ATOMIC_SUFFIXES = (".inter", ".user", ".item")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a suite.
+
+    Attributes:
+        label, dataset, seed: which one.
+        model: name or reference.
+        preset: `paper` or None.
+        keys: what its configuration is given, above defaults and preset.
+        place: its folder.
+        evaluations: names and keys of the further evaluations of its checkpoint.
+    """
+
+    label: str
+    dataset: str
+    seed: int
+    model: str
+    preset: str | None
+    keys: dict[str, Any]
+    place: Path
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.label} on {self.dataset}, seed {self.seed}"
+
+    @property
+    def run_folder(self) -> Path | None:
+        """The folder that the run made; None before it has one."""
+        return newest_run(self.place)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its result and so has every evaluation."""
+        folder = self.run_folder
+        return folder is not None and (folder / "result.json").is_file() and not self.missing_evaluations()
+
+    def evaluation_place(self, name: str) -> Path:
+        """Where an evaluation's folder is made."""
+        return self.place / "evaluations" / slug(name)
+
+    def evaluation_folder(self, name: str) -> Path | None:
+        """The folder of a finished evaluation; None before."""
+        folder = newest_run(self.evaluation_place(name))
+        return folder if folder is not None and (folder / "result.json").is_file() else None
+
+    def missing_evaluations(self) -> list[str]:
+        """Names of the evaluations that are still to be made."""
+        return [name for name in self.evaluations if self.evaluation_folder(name) is None]
+
+
+def plan_run(
+    suite: Suite,
+    model: SuiteModel,
+    dataset: str,
+    seed: int,
+    *,
+    output: Path,
+    given: Mapping[str, Any],
+    searched: Mapping[str, Any] | None = None,
+) -> PlannedRun:
+    """Resolve and check one run.
+
+    Args:
+        suite: the suite.
+        model, dataset, seed: which run.
+        output: the suite's folder.
+        given: keys of the command line, which win.
+        searched: what a search chose.
+
+    Raises:
+        UserError: the configuration, or that of an evaluation, is refused; with file and line.
+    """
+    overrides = layered(suite, model, dataset, given, searched)
+    overrides["seed"] = seed
+    overrides.setdefault("save_per_user", "parquet")
+    if model.preset is not None:
+        overrides["preset"] = model.preset
+    config = _checked(model, dataset, overrides, suite)
+    for name, keys in suite.evaluations.items():
+        changed = Overrides({**overrides, **keys}, origin=suite.lines.get(("evaluations", name), str(suite.file)))
+        changed.origins = {**overrides.origins, **{k: suite.lines["evaluations", name, k] for k in keys}}
+        evaluated = _checked(model, dataset, changed, suite)
+        refuse_other_training_rows(evaluated, config.to_plain(), f"{model.label} (evaluation '{name}')")
+    place = output / "runs" / slug(dataset) / slug(model.label)
+    keys = {key: value for key, value in overrides.items() if key != "preset"}
+    return PlannedRun(
+        label=model.label,
+        dataset=dataset,
+        seed=seed,
+        model=config.model_reference,
+        preset=model.preset,
+        keys=keys,
+        place=place / f"seed-{seed}-{digest(config)}",
+        evaluations=suite.evaluations,
+    )
+
+
+def layered(
+    suite: Suite, model: SuiteModel, dataset: str, given: Mapping[str, Any], searched: Mapping[str, Any] | None = None
+) -> Overrides:
+    """The keys of a run in their order of precedence, each of which knows where it stands."""
+    layers: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [
+        (("settings",), suite.settings),
+        (("datasets", dataset), suite.datasets[dataset]),
+        (("models", model.label, "settings"), model.settings),
+        (("models", model.label, "search"), searched or {}),
+    ]
+    merged = Overrides(origin=getattr(given, "origin", "command line"))
+    for path, values in layers:
+        for key, value in values.items():
+            merged[key] = value
+            default = suite.lines.get(path, str(suite.file))
+            merged.origins[key] = suite.lines.get((*path, key), suite.lines.get((key,), default))
+    for key, value in given.items():
+        merged[key] = value
+        merged.origins.pop(key, None)
+    return merged
+
+
+def _checked(model: SuiteModel, dataset: str, overrides: Overrides, suite: Suite) -> RunConfig:
+    try:
+        return RunConfig(model.model, dataset, (), overrides)
+    except UserError as error:
+        where = suite.lines.get(("models", model.label), str(suite.file))
+        text = str(error)
+        raise UserError(text if str(suite.file) in text else f"{where}: {text}") from None
+
+
+def digest(config: RunConfig) -> str:
+    """Twelve characters that stand for a run's configuration and data."""
+    plain = {key: value for key, value in config.to_plain().items() if key not in PLACE_KEYS}
+    facts = {"config": plain, "data": data_files(str(config["data_path"]))}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+@lru_cache(maxsize=64)
+def data_files(folder: str) -> tuple[tuple[str, str], ...]:
+    """SHA-256 of a dataset's files; nothing where it is not there yet."""
+    found = []
+    for path in sorted(Path(folder).glob("*")):
+        if path.suffix in ATOMIC_SUFFIXES:
+            found.append((path.name, file_digest(path)))
+    return tuple(found)
+
+
+def newest_run(place: Path) -> Path | None:
+    """The newest run's folder in a folder."""
+    runs = [path.parent for path in place.glob("*/config.yaml")]
+    return max(runs, key=lambda path: path.name, default=None)
+
+
+def slug(label: str) -> str:
+    """A label as the name of a folder; different labels have different ones."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.")
+    if plain == label:
+        return plain
+    return f"{plain[:60]}-{hashlib.sha256(label.encode()).hexdigest()[:6]}".lstrip("-")

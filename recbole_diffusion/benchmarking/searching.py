@@ -1,0 +1,106 @@
+"""A model's configuration, chosen on validation by a sweep before its runs, so that rivals get the same effort.
+
+The sweep lies in the suite's folder, named by a digest of all that it depends on: it is made once, gone on with when it
+was cut, and made anew when something has changed. The test rows decide nothing here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_diffusion.benchmarking.performing import Processes, reason
+from recbole_diffusion.benchmarking.plan import data_files, layered, plan_run, slug
+from recbole_diffusion.benchmarking.suite import Suite, SuiteModel
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.training.checkpoint import write_text_atomically
+
+
+@dataclass(frozen=True)
+class PlannedSearch:
+    """A search of one model on one dataset.
+
+    Attributes:
+        model, dataset: what is searched.
+        keys: of every trial.
+        place: its folder.
+    """
+
+    model: SuiteModel
+    dataset: str
+    keys: dict[str, Any]
+    place: Path
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"search for {self.model.label} on {self.dataset}"
+
+    def sweep(self) -> Path | None:
+        """The sweep's folder; None before it has one."""
+        return max((path.parent for path in self.place.glob("*/sweep.json")), default=None)
+
+    def chosen(self) -> dict[str, Any] | None:
+        """What the best trial drew; None before there is one."""
+        sweep = self.sweep()
+        if sweep is None or not (sweep / "tune_result.json").is_file():
+            return None
+        facts = json.loads((sweep / "tune_result.json").read_text(encoding="utf-8"))
+        best = facts["best"]["trial"]
+        values: dict[str, Any] = next(row["values"] for row in facts["trials"] if row["trial"] == best)
+        return values
+
+
+def plan_search(
+    suite: Suite, model: SuiteModel, dataset: str, *, output: Path, given: Mapping[str, Any]
+) -> PlannedSearch:
+    """Resolve and check a model's search on a dataset.
+
+    Raises:
+        UserError: the configuration without what is searched is refused.
+    """
+    assert model.search is not None
+    seed = model.seeds[0]
+    plan_run(suite, model, dataset, seed, output=output, given=given)
+    keys = dict(layered(suite, model, dataset, given))
+    keys.update(model.search.settings, seed=seed)
+    space = yaml.safe_load(model.search.space.read_text(encoding="utf-8"))
+    data = data_files(str(Path(str(given.get("data_path", "dataset"))) / dataset))
+    facts = [model.model, model.preset, dataset, keys, space, model.search.num_trials, data]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    return PlannedSearch(model, dataset, keys, output / "searches" / slug(dataset) / f"{slug(model.label)}-{digest}")
+
+
+def make(search: PlannedSearch, place: Mapping[str, Any], processes: Processes, *, keep: Sequence[int] = ()) -> None:
+    """Make what is missing of a search.
+
+    Raises:
+        KeyboardInterrupt: it was told to stop.
+        UserError: it failed.
+    """
+    assert search.model.search is not None
+    search.place.mkdir(parents=True, exist_ok=True)
+    sweep, log = search.sweep(), search.place / "log.txt"
+    if sweep is None:
+        asked = search.place / "asked.yaml"
+        text = yaml.safe_dump({**search.keys, **place, "num_threads": None}, sort_keys=False)
+        write_text_atomically(asked, f"# {search.name}\n{text}")
+        words = ["tune", f"--model={search.model.model}", f"--dataset={search.dataset}"]
+        words += [f"--config_files='{asked}'", f"--tune={search.model.search.space}", "--scheduler=none"]
+        words += [f"--num_trials={search.model.search.num_trials}", f"--storage_path={search.place}"]
+        words += [f"--preset={search.model.preset}"] if search.model.preset else []
+    else:
+        words = ["tune", f"--resume={sweep}"]
+    if place.get("num_threads"):
+        words += [f"--cpus_per_trial={place['num_threads']}"] if sweep is None else []
+    code = processes.call(words, log, environment={}, keep=keep)
+    if processes.stopped:
+        raise KeyboardInterrupt
+    if code:
+        raise UserError(f"the {search.name} failed: {reason(code, log)} ({log})")

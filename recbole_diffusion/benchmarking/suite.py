@@ -1,0 +1,261 @@
+"""A suite: which models run on which datasets with which seeds, as a YAML file says.
+
+    about: one line
+    datasets: [beauty-mini]           # or {beauty-mini: {settings}}
+    seeds: [1, 2, 3]
+    settings: {epochs: 20}            # of every run
+    time_limit: 3600                  # seconds of a run's training
+    models:
+      SASRecCE:                       # a label, the model's name unless `model` says another
+      DiffuRec: {preset: paper}
+      DiffuRec without diffusion: {model: DiffuRec, settings: {lambda_mean: 0, lambda_std: 0}, seeds: [1]}
+      gSASRec: {search: {space: hyper/gSASRec.yaml, num_trials: 4}}
+    evaluations:                      # the same checkpoints, ranked otherwise
+      without seen items: {filter_seen: True}
+    reference: SASRecCE               # what the others are tested against
+
+Keys of a run win in this order: the preset, `settings` of the suite, of the dataset, of the model; what the command
+line gives wins over all. A search chooses a model's configuration on validation, with the first seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.config_files import key_lines, read_yaml
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.registry import nearest
+
+SUITE_KEYS = (
+    "about",
+    "datasets",
+    "seeds",
+    "settings",
+    "time_limit",
+    "models",
+    "evaluations",
+    "reference",
+    "metrics",
+    "published",
+)
+MODEL_KEYS = ("model", "preset", "settings", "seeds", "datasets", "search", "published")
+SEARCH_KEYS = ("space", "num_trials", "settings")
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a model's configuration is chosen on validation before its runs.
+
+    Attributes:
+        space: the file of the search space.
+        num_trials: configurations that are tried.
+        settings: keys of the trials alone.
+    """
+
+    space: Path
+    num_trials: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SuiteModel:
+    """One row of the suite's tables.
+
+    Attributes:
+        label: what tables call it.
+        model: a name of `--list_models`, or package.module:Class.
+        preset: `paper` or None.
+        settings: keys of its runs.
+        seeds: its own, or those of the suite.
+        datasets: its own, or those of the suite.
+        search: how its configuration is chosen; None takes what is given.
+        published: what a table of printed figures calls it, where that is not its model.
+    """
+
+    label: str
+    model: str
+    preset: str | None
+    settings: dict[str, Any]
+    seeds: tuple[int, ...]
+    datasets: tuple[str, ...]
+    search: Search | None
+    published: str | None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a suite file says.
+
+    Attributes:
+        file: the file.
+        name: its name without .yaml.
+        about: one line.
+        datasets: the datasets and the keys of all runs on each.
+        settings: keys of every run.
+        models: rows, in the order of the file.
+        evaluations: further evaluations of every checkpoint, by name.
+        reference: the label that others are tested against; None for the best of the others.
+        metrics: columns of the tables; None for those of the runs.
+        published: files of printed figures.
+        lines: where every key stands, by its path.
+    """
+
+    file: Path
+    name: str
+    about: str
+    datasets: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+    models: tuple[SuiteModel, ...]
+    evaluations: dict[str, dict[str, Any]]
+    reference: str | None
+    metrics: tuple[str, ...] | None
+    published: tuple[Path, ...]
+    lines: dict[tuple[str, ...], str]
+
+    def rows(self) -> Iterator[tuple[SuiteModel, str, int]]:
+        """Every model, dataset and seed: all models of a dataset, seed by seed, so that a table fills from its top."""
+        seeds = list(dict.fromkeys(seed for model in self.models for seed in model.seeds))
+        for dataset in self.datasets:
+            for seed in seeds:
+                for model in self.models:
+                    if dataset in model.datasets and seed in model.seeds:
+                        yield model, dataset, seed
+
+
+class _Reader:
+    """Checks values of one file and says where they stand."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.values = read_yaml(file).values
+        self.lines = key_lines(file)
+
+    def where(self, *path: str) -> str:
+        return self.lines.get(path, str(self.file))
+
+    def wrong(self, path: Sequence[str], allowed: str, value: Any) -> UserError:
+        return UserError(f"{self.where(*path)}: {'.'.join(path)} must be {allowed}, got {value!r}")
+
+    def keys(self, path: Sequence[str], values: Mapping[str, Any], known: Sequence[str]) -> None:
+        for key in values:
+            if key not in known:
+                hint = nearest(str(key), known)
+                raise UserError(
+                    f"{self.where(*path, str(key))}: unknown key '{key}'"
+                    + (f"; did you mean '{hint}'?" if hint else f"; allowed are {', '.join(known)}")
+                )
+
+    def mapping(self, path: Sequence[str], value: Any) -> dict[str, Any]:
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise self.wrong(path, "keys with values", value)
+        return dict(value)
+
+    def text(self, path: Sequence[str], value: Any) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise self.wrong(path, "text", value)
+        return value.strip()
+
+    def texts(self, path: Sequence[str], value: Any) -> tuple[str, ...]:
+        listed = [value] if isinstance(value, str) else value
+        if not isinstance(listed, list) or not listed:
+            raise self.wrong(path, "a name or a list of names", value)
+        return tuple(self.text(path, entry) for entry in listed)
+
+    def seeds(self, path: Sequence[str], value: Any) -> tuple[int, ...]:
+        listed = value if isinstance(value, list) else [value]
+        whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in listed)
+        if not listed or not whole or len(set(listed)) < len(listed):
+            raise self.wrong(path, "a whole number from 0, or a list of different ones", value)
+        return tuple(listed)
+
+
+def read_suite(file: str | Path) -> Suite:
+    """Read a suite file.
+
+    Raises:
+        UserError: with file and line: it cannot be read, a key is unknown or has no allowed value, a name is not there.
+    """
+    reader = _Reader(Path(file))
+    values = reader.values
+    reader.keys((), values, SUITE_KEYS)
+    for key in ("datasets", "models"):
+        if not values.get(key):
+            raise UserError(f"{file}: a suite needs {key}")
+    given = values["datasets"]
+    named = given if isinstance(given, Mapping) else dict.fromkeys(reader.texts(("datasets",), given))
+    datasets = {name: reader.mapping(("datasets", name), settings) for name, settings in named.items()}
+    seeds = reader.seeds(("seeds",), values.get("seeds", [2023]))
+    settings = reader.mapping(("settings",), values.get("settings"))
+    if values.get("time_limit") is not None:
+        settings = {"time_limit": values["time_limit"], **settings}
+    listed = reader.mapping(("models",), values["models"])
+    models = tuple(_model(reader, label, entry, seeds, tuple(datasets)) for label, entry in listed.items())
+    evaluations = {
+        name: reader.mapping(("evaluations", name), keys)
+        for name, keys in reader.mapping(("evaluations",), values.get("evaluations")).items()
+    }
+    reference = values.get("reference")
+    if reference is not None and reference not in listed:
+        raise reader.wrong(("reference",), f"one of the models {', '.join(listed)}", reference)
+    return Suite(
+        file=reader.file,
+        name=reader.file.stem,
+        about=reader.text(("about",), values["about"]) if "about" in values else "",
+        datasets=datasets,
+        settings=settings,
+        models=models,
+        evaluations=evaluations,
+        reference=reference,
+        metrics=reader.texts(("metrics",), values["metrics"]) if "metrics" in values else None,
+        published=_files(reader, ("published",), values.get("published")),
+        lines=reader.lines,
+    )
+
+
+def _model(reader: _Reader, label: str, entry: Any, seeds: tuple[int, ...], datasets: tuple[str, ...]) -> SuiteModel:
+    path = ("models", label)
+    values = reader.mapping(path, entry)
+    reader.keys(path, values, MODEL_KEYS)
+    own_datasets = reader.texts((*path, "datasets"), values["datasets"]) if "datasets" in values else datasets
+    for name in own_datasets:
+        if name not in datasets:
+            raise reader.wrong((*path, "datasets"), f"of the suite's datasets {', '.join(datasets)}", name)
+    return SuiteModel(
+        label=label,
+        model=reader.text((*path, "model"), values.get("model", label)),
+        preset=reader.text((*path, "preset"), values["preset"]) if values.get("preset") is not None else None,
+        settings=reader.mapping((*path, "settings"), values.get("settings")),
+        seeds=reader.seeds((*path, "seeds"), values["seeds"]) if "seeds" in values else seeds,
+        datasets=own_datasets,
+        search=_search(reader, (*path, "search"), values["search"]) if values.get("search") is not None else None,
+        published=reader.text((*path, "published"), values["published"]) if "published" in values else None,
+    )
+
+
+def _search(reader: _Reader, path: tuple[str, ...], entry: Any) -> Search:
+    values = reader.mapping(path, entry)
+    reader.keys(path, values, SEARCH_KEYS)
+    trials = values.get("num_trials", 4)
+    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+        raise reader.wrong((*path, "num_trials"), "a whole number from 1", trials)
+    if "space" not in values:
+        raise UserError(f"{reader.where(*path)}: a search needs space, the file of its search space")
+    (space,) = _files(reader, (*path, "space"), values["space"])
+    return Search(space, trials, reader.mapping((*path, "settings"), values.get("settings")))
+
+
+def _files(reader: _Reader, path: tuple[str, ...], value: Any) -> tuple[Path, ...]:
+    """Files named in the suite: from the working directory, or else from the suite's folder."""
+    found = []
+    for name in reader.texts(path, value) if value else ():
+        places = [Path(name), reader.file.parent / name]
+        place = next((place for place in places if place.is_file()), None)
+        if place is None:
+            raise UserError(f"{reader.where(*path)}: {'.'.join(path)}: no file {name}, here or in {reader.file.parent}")
+        found.append(place)
+    return tuple(found)
