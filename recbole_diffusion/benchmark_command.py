@@ -1,4 +1,4 @@
-"""The word ``benchmark`` of the command line (and ``--benchmark=FILE`` without a word): its keys, and what it prints."""
+"""The word ``benchmark`` of the command line (``--benchmark=FILE`` without a word): its keys, and what it prints."""
 
 from __future__ import annotations
 

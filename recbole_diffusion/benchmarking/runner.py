@@ -21,6 +21,7 @@ from recbole_diffusion.benchmarking.performing import Outcome, Processes, perfor
 from recbole_diffusion.benchmarking.plan import PlannedRun
 from recbole_diffusion.errors import UserError
 
+_LOCK_PATIENCE = 5.0  # seconds in which the runs of a process that was killed end
 _PATIENCE = 120.0  # seconds that processes get to end after they were told to
 
 
@@ -55,12 +56,17 @@ def locked(folder: Path) -> Iterator[int | None]:
         yield None
         return
     with (folder / "lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another benchmark is at work in {folder}; wait for it, or give another --output"
-            ) from None
+        end = time.monotonic() + _LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise UserError(
+                        f"another benchmark is at work in {folder}; wait for it, or give another --output"
+                    ) from None
+                time.sleep(0.1)
         yield stream.fileno()
 
 

@@ -1,0 +1,143 @@
+"""A suite from nothing to its results: what is finished stays, what was cut goes on, what fails stands alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recbole_diffusion.benchmarking.benchmark import SuiteResult, benchmark
+from recbole_diffusion.benchmarking.runner import locked
+from recbole_diffusion.command_line import main
+from recbole_diffusion.errors import UserError
+
+TEXT = """\
+about: a small one
+datasets: [small]
+seeds: [1, 2]
+settings: {epochs: 2, eval_step: 1, topk: [5, 10], valid_metric: NDCG@10, hidden_size: 8, n_layers: 1, n_heads: 1}
+models:
+  SASRecCE: {settings: {inner_size: 8}}
+  Popularity: {seeds: 1, settings: {epochs: 1}}
+evaluations:
+  without seen items: {filter_seen: True}
+"""
+
+
+def write(folder: Path, text: str = TEXT) -> Path:
+    # Popularity has no sizes
+    text = text.replace(", hidden_size: 8, n_layers: 1, n_heads: 1}", "}")
+    text = text.replace("{inner_size: 8}", "{hidden_size: 8, n_layers: 1, n_heads: 1}")
+    file = folder / "tiny.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def run(folder: Path, data: Path, text: str = TEXT, **keys: object) -> SuiteResult:
+    return benchmark(write(folder, text), keys, data_path=data, output=folder / "out", threads=1, show_progress=False)
+
+
+def results(result: SuiteResult) -> dict[str, float]:
+    return {str(path): path.stat().st_mtime_ns for path in result.folder.rglob("result.json")}
+
+
+def test_a_suite_is_made_once(tmp_path: Path, small_data: Path) -> None:
+    first = run(tmp_path, small_data)
+    assert not first.missing and [outcome.reason for outcome in first.outcomes] == [None] * 3
+    made = results(first)
+    assert len(made) == 6  # three runs, each evaluated once more
+    for planned in first.runs:
+        facts = json.loads((planned.run_folder / "result.json").read_text(encoding="utf-8"))  # type: ignore[operator]
+        assert facts["seed"] == planned.seed and facts["dataset"] == "small" and facts["test_result"]
+        seen = planned.evaluation_folder("without seen items")
+        assert seen is not None
+        assert json.loads((seen / "result.json").read_text(encoding="utf-8"))["protocol"]["filter_seen"] is True
+        assert (planned.run_folder / "per_user" / "test.parquet").is_file()  # type: ignore[operator]
+    again = run(tmp_path, small_data)
+    assert not again.outcomes and results(again) == made
+    more = run(tmp_path, small_data, TEXT.replace("seeds: [1, 2]", "seeds: [1, 2, 3]"))
+    assert len(more.outcomes) == 1 and made.items() <= results(more).items()
+
+
+def test_a_run_that_fails_stands_alone(
+    tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TEXT.replace("  Popularity:", "  broken: {model: SASRecCE, settings: {learning_rate: 1e30}}\n  Popularity:")
+    file = write(tmp_path, text.replace("seeds: [1, 2]", "seeds: [1]"))
+    words = ["benchmark", str(file), f"--data_path={small_data}", f"--output={tmp_path / 'out'}", "--threads=1"]
+    assert main(words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: 1 of 3 runs failed, the first: broken on small, seed 1: ") and "NaN" in error
+    assert len(list((tmp_path / "out" / "tiny" / "runs").glob("*/*/*/*/result.json"))) == 2
+
+
+def start(file: Path, data: Path, output: Path) -> subprocess.Popen[bytes]:
+    words = ["benchmark", str(file), f"--data_path={data}", f"--output={output}", "--threads=1"]
+    return subprocess.Popen([sys.executable, "-m", "recbole_diffusion", *words], stderr=subprocess.PIPE)
+
+
+def wait_for(pattern: str, folder: Path, seconds: float = 120.0) -> Path:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = sorted(folder.rglob(pattern))
+        if found:
+            return found[0]
+        time.sleep(0.05)
+    raise AssertionError(f"no {pattern} in {folder} after {seconds} s")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a run ends with its parent on Linux")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_what_was_cut_goes_on(tmp_path: Path, small_data: Path, how: signal.Signals) -> None:
+    text = TEXT.replace("epochs: 2", "epochs: 400, stopping_step: 1000").replace("seeds: [1, 2]", "seeds: [1]")
+    file = write(tmp_path, text.replace("evaluations:\n  without seen items: {filter_seen: True}\n", ""))
+    process = start(file, small_data, tmp_path / "out")
+    checkpoint = wait_for("checkpoint.state", tmp_path / "out")
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+    folder = checkpoint.parents[1]
+    assert not (folder / "result.json").exists()
+    with locked(tmp_path / "out" / "tiny"):  # nothing is at work any more
+        pass
+    before = len((folder / "metrics.csv").read_text(encoding="utf-8").splitlines())
+    shorter = file.read_text(encoding="utf-8")
+    process = start(file, small_data, tmp_path / "out")
+    process.communicate(timeout=300)
+    assert process.returncode == 0 and shorter == file.read_text(encoding="utf-8")
+    lines = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert (folder / "result.json").is_file() and len(lines) == 401 and before < 401
+    assert "resumed from" in (folder / "run.log").read_text(encoding="utf-8")
+
+
+def test_one_benchmark_at_a_time_in_a_folder(tmp_path: Path, small_data: Path) -> None:
+    if os.name != "posix":
+        pytest.skip("no such lock here")
+    file = write(tmp_path)
+    with locked(tmp_path / "out" / "tiny"), pytest.raises(UserError, match="another benchmark is at work in"):
+        benchmark(file, data_path=small_data, output=tmp_path / "out")
+
+
+def test_a_time_limit_ends_training_after_its_epoch(tmp_path: Path, small_data: Path) -> None:
+    result = run(tmp_path, small_data, time_limit=0.001)
+    facts = [json.loads(path.read_text(encoding="utf-8")) for path in result.folder.glob("runs/*/SAS*/*/*/result.json")]
+    assert [fact["epochs"] for fact in facts] == [1, 1] and all(fact["valid_result"] for fact in facts)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "benchmark needs the FILE of a suite"),
+        (["no.yaml"], "no suite file no.yaml"),
+        (["--benchmark=no.yaml", "--threads=0"], "no suite file no.yaml"),
+    ],
+)
+def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,132 @@
+"""What a suite file says, and what is wrong with one: always a line, never a traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recbole_diffusion.benchmarking.plan import plan_run, slug
+from recbole_diffusion.benchmarking.suite import Suite, read_suite
+from recbole_diffusion.errors import UserError
+
+SUITES = Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
+
+
+def suite_of(folder: Path, text: str) -> Suite:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return read_suite(path)
+
+
+GOOD = """\
+about: two models
+datasets: [small, other]
+seeds: [1, 2]
+settings: {epochs: 1}
+time_limit: 60
+models:
+  SASRecCE:
+  DiffuRec without diffusion:
+    model: DiffuRec
+    settings: {lambda_mean: 0}
+    seeds: 7
+    datasets: small
+evaluations:
+  without seen items: {filter_seen: True}
+reference: SASRecCE
+"""
+
+
+def test_a_suite_is_its_models_datasets_and_seeds(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD)
+    assert suite.name == "mine" and suite.about == "two models" and suite.reference == "SASRecCE"
+    rows = [(model.label, dataset, seed) for model, dataset, seed in suite.rows()]
+    assert rows == [
+        ("SASRecCE", "small", 1),
+        ("SASRecCE", "small", 2),
+        ("DiffuRec without diffusion", "small", 7),
+        ("SASRecCE", "other", 1),
+        ("SASRecCE", "other", 2),
+    ]
+    assert suite.models[1].model == "DiffuRec" and suite.settings == {"time_limit": 60, "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("about: two models", "abot: two models", r"mine\.yaml:1: unknown key 'abot'; did you mean 'about'\?"),
+        ("    seeds: 7", "    seed: 7", r"mine\.yaml:11: unknown key 'seed'; did you mean 'seeds'\?"),
+        ("seeds: [1, 2]", "seeds: [1, 1]", r"mine\.yaml:3: seeds must be a whole number from 0, .* got \[1, 1\]"),
+        ("seeds: 7", "seeds: yes", r"mine\.yaml:11: models\.DiffuRec without diffusion\.seeds must be a whole"),
+        ("datasets: small", "datasets: smal", r"mine\.yaml:12: .*of the suite's datasets small, other, got 'smal'"),
+        ("reference: SASRecCE", "reference: SASRec", r"mine\.yaml:15: reference must be one of the models SASRecCE"),
+        ("settings: {epochs: 1}", "settings: 3", r"mine\.yaml:4: settings must be keys with values, got 3"),
+        ("datasets: [small, other]", "datasets: []", r"mine\.yaml: a suite needs datasets"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in GOOD
+    with pytest.raises(UserError, match=message):
+        suite_of(tmp_path, GOOD.replace(old, new))
+
+
+def planned(suite: Suite, number: int = 0, **given: object):  # type: ignore[no-untyped-def]
+    model, dataset, seed = list(suite.rows())[number]
+    return plan_run(suite, model, dataset, seed, output=Path("out"), given=given)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{epochs: 1}", "{epochz: 1}", r"unknown key 'epochz' \(.*mine\.yaml:4\); did you mean 'epochs'"),
+        ("{epochs: 1}", "{epochs: 0}", r"epochs must be an integer of at least 1, got 0 \(.*mine\.yaml:4\)"),
+        ("time_limit: 60", "time_limit: -1", r"time_limit must be a number above 0 or ~, got -1 \(.*mine\.yaml:5\)"),
+        ("  SASRecCE:", "  SASReCE:", r"mine\.yaml:7: .*SASReCE"),
+        ("filter_seen: True", "filter_sen: True", r"unknown key 'filter_sen' \(.*mine\.yaml:14\)"),
+        ("filter_seen: True", "protocol: global_time", r"protocol: global_time .*mine\.yaml:14.* differs from leave_one"),
+    ],
+)
+def test_a_runs_keys_are_checked_before_it_starts(tmp_path: Path, old: str, new: str, message: str) -> None:
+    text = GOOD.replace(old, new).replace("reference: SASRecCE\n", "")
+    with pytest.raises(UserError, match=message):
+        planned(suite_of(tmp_path, text))
+
+
+def test_a_run_has_a_folder_for_what_it_is(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD)
+    first = planned(suite)
+    assert first.place.parts[:4] == ("out", "runs", "small", "SASRecCE")
+    assert first.place.name.startswith("seed-1-") and first.keys["epochs"] == 1 and first.keys["time_limit"] == 60
+    assert planned(suite, num_threads=3, show_progress=False).place == first.place  # where it runs is not what it is
+    assert planned(suite, epochs=2).place != first.place
+    assert planned(suite, 1).place != first.place
+    assert planned(suite, epochs=2).keys["epochs"] == 2  # the command line wins
+
+
+def test_data_that_changed_are_another_run(tmp_path: Path) -> None:
+    from recbole_diffusion.benchmarking.plan import data_files
+
+    (tmp_path / "small").mkdir()
+    file = tmp_path / "small" / "small.inter"
+    file.write_text("user_id:token\titem_id:token\n", encoding="utf-8")
+    suite = suite_of(tmp_path, GOOD)
+    first = planned(suite, data_path=str(tmp_path)).place
+    file.write_text("user_id:token\titem_id:token\na\tb\n", encoding="utf-8")
+    data_files.cache_clear()
+    assert planned(suite, data_path=str(tmp_path)).place != first
+
+
+def test_labels_that_differ_have_folders_that_differ() -> None:
+    labels = ["a b", "a-b", "a/b", "A", "λ = 0", "λ = 1", "x" * 200, "x" * 201, "..", "a.b"]
+    assert len({slug(label) for label in labels}) == len(labels)
+    assert slug("SASRecCE") == "SASRecCE"
+    assert all(part not in ("", ".", "..") and "/" not in part for part in map(slug, labels))
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_suites_can_be_planned(path: Path) -> None:
+    suite = read_suite(path)
+    assert suite.about
+    for model, dataset, seed in suite.rows():
+        plan_run(suite, model, dataset, seed, output=Path("out"), given={})
