@@ -60,6 +60,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prepare_command": {"data", "registry", "errors"},
     "tuning": SETTINGS | {"data", "session", "training", "provenance", "ray_session"},
     "tune_command": {"config_files", "errors"},
+    "benchmarking": SETTINGS | {"training", "provenance", "ray_session", "tuning"},
+    "benchmark_command": {"config_files", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},
     "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command", "recommend_command", "tune_command"},
     "__main__": {"command_line"},
