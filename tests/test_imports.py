@@ -63,7 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmarking": SETTINGS | {"training", "provenance", "ray_session", "tuning"},
     "benchmark_command": {"config_files", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},
-    "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command", "recommend_command", "tune_command"},
+    "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command"}
+    | {"recommend_command", "tune_command", "benchmark_command"},
     "__main__": {"command_line"},
 }
 # Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.
@@ -72,6 +73,8 @@ MAY_IMPORT_LATE: dict[str, set[str]] = {
     "registry": {"models", "evaluation"},
     "config_values": {"evaluation"},
     "tune_command": {"tuning"},
+    "benchmark_command": {"benchmarking"},
+    "benchmarking": {"command_line"},
     "__init__": {"quick_start", "data", "recommendation", "tuning", *SETTINGS},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
