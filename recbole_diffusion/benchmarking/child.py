@@ -22,9 +22,14 @@ def end_with(parent: int) -> None:
         sys.exit(1)
 
 
-if __name__ == "__main__":
-    end_with(int(sys.argv[1]))
-    del sys.argv[1]
+def run() -> int:
+    """The command line of the words behind the parent's number; its exit code."""
     from recbole_diffusion.command_line import main
 
-    sys.exit(main(sys.argv[1:]))
+    end_with(int(sys.argv[1]))
+    del sys.argv[1]
+    return main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(run())
