@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quick_start": SETTINGS | {"session", "training"},
     "workers": {"config", "compat", "errors", "session", "training", "ray_session"},
     "prepare_command": {"data", "registry", "errors"},
+    "benchmarking": {"config_files", "config_protocols", "errors"},
     "tuning": SETTINGS | {"data", "session", "training", "provenance", "ray_session"},
     "tune_command": {"config_files", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},

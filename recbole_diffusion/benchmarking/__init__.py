@@ -1,0 +1,1 @@
+"""Finished runs as tables: run folders read, models compared, tables written."""
