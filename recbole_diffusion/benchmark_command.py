@@ -50,7 +50,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
     if show not in ("true", "false"):
         raise UserError(f"--show_progress must be True or False, got {options['show_progress']!r}")
     numbers = {key: _whole(key, options[key]) for key in ("max_concurrent", "threads") if key in options}
-    from recbole_diffusion.benchmarking.benchmark import benchmark
+    from recbole_diffusion.suites.benchmark import benchmark
 
     result = benchmark(
         options["benchmark"],

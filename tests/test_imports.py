@@ -58,9 +58,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "quick_start": SETTINGS | {"session", "training"},
     "workers": {"config", "compat", "errors", "session", "training", "ray_session"},
     "prepare_command": {"data", "registry", "errors"},
+    "benchmarking": {"config_files", "config_protocols", "errors"},
     "tuning": SETTINGS | {"data", "session", "training", "provenance", "ray_session"},
     "tune_command": {"config_files", "errors"},
-    "benchmarking": SETTINGS | {"training", "provenance", "ray_session", "tuning"},
+    "suites": SETTINGS | {"benchmarking", "training", "provenance", "ray_session", "tuning"},
     "benchmark_command": {"config_files", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},
     "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command"}
@@ -73,8 +74,8 @@ MAY_IMPORT_LATE: dict[str, set[str]] = {
     "registry": {"models", "evaluation"},
     "config_values": {"evaluation"},
     "tune_command": {"tuning"},
-    "benchmark_command": {"benchmarking"},
-    "benchmarking": {"command_line"},
+    "benchmark_command": {"suites"},
+    "suites": {"command_line"},
     "__init__": {"quick_start", "data", "recommendation", "tuning", *SETTINGS},
 }
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))

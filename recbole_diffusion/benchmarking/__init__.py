@@ -1,1 +1,1 @@
-"""Many runs and what they show together: suites of models, datasets and seeds; tables; reports."""
+"""Finished runs as tables: run folders read, models compared, tables written."""

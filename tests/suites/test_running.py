@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_diffusion.benchmarking.benchmark import SuiteResult, benchmark
-from recbole_diffusion.benchmarking.runner import locked
+from recbole_diffusion.suites.benchmark import SuiteResult, benchmark
+from recbole_diffusion.suites.runner import locked
 from recbole_diffusion.command_line import main
 from recbole_diffusion.errors import UserError
 

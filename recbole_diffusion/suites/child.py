@@ -1,4 +1,4 @@
-"""A run that ends with the process that started it: ``python -m recbole_diffusion.benchmarking.child PARENT WORD ...``.
+"""A run that ends with the process that started it: ``python -m recbole_diffusion.suites.child PARENT WORD ...``.
 
 Where the system can (Linux), the run gets SIGTERM when its parent dies, however it dies; its last epoch is kept then.
 """

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from recbole_diffusion.benchmarking.plan import PlannedRun
+from recbole_diffusion.suites.plan import PlannedRun
 from recbole_diffusion.training.checkpoint import write_text_atomically
 
 LOG = "log.txt"
@@ -56,7 +56,7 @@ class Processes:
             environment: variables besides this process's.
             keep: file descriptors that the process keeps open (a lock).
         """
-        command = [sys.executable, "-m", "recbole_diffusion.benchmarking.child", str(os.getpid()), *words]
+        command = [sys.executable, "-m", "recbole_diffusion.suites.child", str(os.getpid()), *words]
         with log.open("ab") as stream:
             with self._lock:
                 if self.stopped:

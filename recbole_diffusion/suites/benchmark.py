@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.benchmarking import searching
-from recbole_diffusion.benchmarking.performing import LOG, Outcome, Processes
-from recbole_diffusion.benchmarking.plan import PlannedRun, plan_run
-from recbole_diffusion.benchmarking.runner import Progress, locked, run_all
-from recbole_diffusion.benchmarking.searching import PlannedSearch
-from recbole_diffusion.benchmarking.suite import Suite, read_suite
+from recbole_diffusion.suites import searching
+from recbole_diffusion.suites.performing import LOG, Outcome, Processes
+from recbole_diffusion.suites.plan import PlannedRun, plan_run
+from recbole_diffusion.suites.runner import Progress, locked, run_all
+from recbole_diffusion.suites.searching import PlannedSearch
+from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import cores
 from recbole_diffusion.training.checkpoint import write_text_atomically

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_diffusion.benchmarking.plan import plan_run, slug
-from recbole_diffusion.benchmarking.suite import Suite, read_suite
+from recbole_diffusion.suites.plan import plan_run, slug
+from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.errors import UserError
 
 SUITES = Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
@@ -105,7 +105,7 @@ def test_a_run_has_a_folder_for_what_it_is(tmp_path: Path) -> None:
 
 
 def test_data_that_changed_are_another_run(tmp_path: Path) -> None:
-    from recbole_diffusion.benchmarking.plan import data_files
+    from recbole_diffusion.suites.plan import data_files
 
     (tmp_path / "small").mkdir()
     file = tmp_path / "small" / "small.inter"

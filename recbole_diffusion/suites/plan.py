@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.benchmarking.suite import Suite, SuiteModel
+from recbole_diffusion.suites.suite import Suite, SuiteModel
 from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError

@@ -1,0 +1,269 @@
+"""What can be said of a difference between two models: spread over seeds, paired tests and intervals over users.
+
+Two things vary and are kept apart. Seeds: the same model trained again; a mean and a sample standard deviation over
+runs. Users: the same models on other users of the same kind; paired tests and bootstrap intervals, in which a user is
+one observation.
+
+Several seeds of a model are averaged for each user before a test. The same user's results under two seeds are not two
+independent users: counting them as such multiplies the sample by the number of seeds and makes any difference
+significant (pseudoreplication: Hurlbert, Ecological Monographs 54, 1984). For the same reason several rows of a user
+(`user_split_next` with all positions, `global_time` with successive targets) are averaged first. What is left out by
+this is another training of the models, which the deviation over seeds shows (Bouthillier et al., Accounting for
+Variance in Machine Learning Benchmarks, MLSys 2021).
+
+Which tests, which correction and which interval, and why: docs/decisions/101-tests-over-users.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.special
+import scipy.stats
+
+from recbole_diffusion.errors import UserError
+
+TESTS = ("t-test", "wilcoxon")
+CORRECTIONS = ("holm", "benjamini-hochberg", "none")
+_DECIMALS = 12  # of a difference, relative to the largest value; what is below is rounding of the mean over seeds
+_DRAWS = 2**22  # numbers of one piece of the bootstrap
+_COST_OF_A_COUNT = 10  # drawing how often a value occurs takes about as long as drawing so many users
+
+
+# Over seeds ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of a metric over runs, the sample standard deviation (None for a single run), and how many runs."""
+
+    mean: float
+    deviation: float | None
+    number: int
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Mean and sample standard deviation, s = sqrt(sum (x - mean)^2 / (n - 1)), of one value a run.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not len(values):
+        raise ValueError("a mean needs at least one run")
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Summary(float(np.mean(values)), deviation, len(values))
+
+
+# Over users ----------------------------------------------------------------------------------------------------------
+
+
+def user_means(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Each user's metrics, averaged over the rows of the user and then over runs of one model.
+
+    Args:
+        runs: a frame a run, indexed by user (or by row where the data have no users), a column a metric.
+
+    Returns:
+        (users, metrics), in the first run's order of users.
+
+    Raises:
+        UserError: the runs are not of the same users.
+    """
+    frames = [frame if frame.index.is_unique else frame.groupby(level=0, sort=False).mean() for frame in runs]
+    users = frames[0].index
+    total = frames[0].to_numpy(dtype=np.float64, copy=True)
+    for frame in frames[1:]:
+        total += _of_users(frame, users).to_numpy(dtype=np.float64)
+    return pd.DataFrame(total / len(frames), index=users, columns=frames[0].columns)
+
+
+def paired_differences(first: pd.Series, second: pd.Series) -> np.ndarray:
+    """first - second for each user, (users,) float64; both are matched by their index.
+
+    Differences are rounded to 12 decimals (of the largest value, where that is above 1), so that two sums of the same
+    numbers in another order are equal and not a difference of 1e-17 to which a rank test would give a rank.
+
+    Raises:
+        UserError: they are not of the same users.
+    """
+    one = first.to_numpy(dtype=np.float64)
+    other = _of_users(second, first.index).to_numpy(dtype=np.float64)
+    largest = max(np.abs(one).max(initial=1.0), np.abs(other).max(initial=1.0))
+    scale = np.exp2(np.ceil(np.log2(largest)))  # a power of two, so that dividing by it rounds nothing
+    differences: np.ndarray = np.round((one - other) / scale, _DECIMALS) * scale
+    return differences
+
+
+def _of_users(values: pd.DataFrame | pd.Series, users: pd.Index) -> pd.DataFrame | pd.Series:
+    """The values in this order of users."""
+    if values.index.equals(users):
+        return values
+    missing, more = users.difference(values.index), values.index.difference(users)
+    if len(missing) or len(more) or values.index.name != users.name:
+        raise UserError(
+            f"per-user results are of other {users.name or 'user'}s: {len(users)} and {len(values)}, "
+            f"{len(users) - len(missing)} in both; compare runs of one protocol on the same data"
+        )
+    return values.reindex(users)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A paired test over users.
+
+    Attributes:
+        test: t-test | wilcoxon.
+        users: how many.
+        difference: mean difference, first model less second, in the metric's own unit; nan without users.
+        statistic: t, or the smaller sum of ranks; None where there is none.
+        p_value: two-sided; None where the test says nothing.
+        reason: why there is no statistic; empty where there is one.
+    """
+
+    test: str
+    users: int
+    difference: float
+    statistic: float | None
+    p_value: float | None
+    reason: str = ""
+
+
+def paired_test(differences: np.ndarray, test: str = "t-test") -> PairedTest:
+    """Whether the mean (t-test) or the middle (wilcoxon) of the users' differences is other than 0, two-sided.
+
+    * t-test: t = mean / (s / sqrt(n)) with n - 1 degrees of freedom, `scipy.stats.ttest_1samp`, which on differences
+      is `ttest_rel`.
+    * wilcoxon: signed ranks without the users whose difference is 0, `scipy.stats.wilcoxon`. Of a metric that is 0 or
+      1, one seed each, it is the sign test of the users in whom the models differ (McNemar's).
+
+    Fewer than two users, or (t-test) equal differences other than 0, whose t is infinite, give no p-value; differences
+    that are all 0 give 1.
+
+    Args:
+        differences: (users,) of `paired_differences`.
+        test: which.
+
+    Raises:
+        UserError: an unknown test.
+    """
+    if test not in TESTS:
+        raise UserError(f"test: {test!r} is unknown; allowed: {', '.join(TESTS)}")
+    users = len(differences)
+    mean = float(np.mean(differences)) if users else float("nan")
+    if users < 2:
+        return PairedTest(test, users, mean, None, None, "fewer than 2 users")
+    if not differences.any():
+        return PairedTest(test, users, 0.0, None, 1.0, "no user has a difference")
+    if test == "wilcoxon":
+        statistic, p_value = scipy.stats.wilcoxon(differences[differences != 0])
+    elif np.ptp(differences) == 0:
+        return PairedTest(test, users, mean, None, None, "every user has the same difference")
+    else:
+        statistic, p_value = scipy.stats.ttest_1samp(differences, 0.0)
+    return PairedTest(test, users, mean, float(statistic), float(p_value))
+
+
+def corrected(p_values: Sequence[float | None], correction: str = "holm") -> list[float | None]:
+    """p-values corrected for being several; None stays None and is not counted.
+
+    * holm: p_(i) becomes max over j <= i of min(1, (m - j + 1) p_(j)), p_(1) the smallest of m. Keeps the chance of a
+      single false mark below alpha, however the tests depend on each other (Holm, Scandinavian Journal of Statistics
+      6, 1979).
+    * benjamini-hochberg: keeps the share of false marks among the marks below alpha, under independence or positive
+      dependence (Benjamini, Hochberg, JRSS B 57, 1995); `scipy.stats.false_discovery_control`.
+    * none: as they are.
+
+    Raises:
+        UserError: an unknown correction.
+    """
+    if correction not in CORRECTIONS:
+        raise UserError(f"correction: {correction!r} is unknown; allowed: {', '.join(CORRECTIONS)}")
+    places = [place for place, p_value in enumerate(p_values) if p_value is not None]
+    known = np.array([p_values[place] for place in places], dtype=np.float64)
+    if correction == "holm":
+        order = np.argsort(known, kind="stable")
+        steps = np.minimum(1.0, known[order] * np.arange(len(known), 0, -1))
+        known[order] = np.maximum.accumulate(steps)
+    elif correction == "benjamini-hochberg" and len(known):
+        known = scipy.stats.false_discovery_control(known, method="bh")
+    result: list[float | None] = [None] * len(p_values)
+    for place, value in zip(places, known.tolist(), strict=True):
+        result[place] = value
+    return result
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The ends of a confidence interval, in the unit of the values."""
+
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    values: np.ndarray, *, level: float = 0.95, resamples: int = 2_000, seed: int = 0
+) -> Interval | None:
+    """Bootstrap confidence interval, bias-corrected and accelerated, of the mean of one value (or difference) a user.
+
+    BCa (Efron, JASA 82, 1987): gains of a few percent of users are skewed, which it corrects for and a percentile
+    interval does not. With B means of resampled users, z0 = Phi^-1(share of them below the mean, those equal half),
+    a = sum (x - mean)^3 / (6 (sum (x - mean)^2)^1.5), which is the jackknife's acceleration of a mean, and z the
+    normal quantile of an end, the end is the quantile Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the B means.
+
+    Where the values are few different ones, as hits are, a resample is a multinomial draw of how often each occurs,
+    which is the same distribution as drawing users one by one. `scipy.stats.bootstrap` gives the same ends from the
+    same means (tested), but its jackknife needs users x users numbers.
+
+    Args:
+        values: (users,).
+        level: of confidence, between 0 and 1.
+        resamples: B.
+        seed: the same seed gives the same interval.
+
+    Returns:
+        None for fewer than two users; both ends at the value where all users have the same.
+
+    Raises:
+        UserError: a level or a number of resamples that cannot be.
+    """
+    if not 0 < level < 1:
+        raise UserError(f"level: {level} is no confidence level; allowed: between 0 and 1, as 0.95")
+    if resamples < 100:
+        raise UserError(f"resamples: {resamples} are too few for the ends of an interval; allowed: 100 or more")
+    if len(values) < 2:
+        return None
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) == 1:
+        return Interval(float(distinct[0]), float(distinct[0]))
+    users = len(values)
+    mean = counts @ distinct / users
+    means = _resampled_means(distinct, counts, resamples, np.random.default_rng(seed))
+    rounding = 1e-12 * np.abs(distinct).max()  # the order of a sum must not decide which means equal the mean
+    below = (np.mean(means < mean - rounding) + np.mean(means <= mean + rounding)) / 2
+    bias = scipy.special.ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
+    centred = distinct - mean
+    acceleration = counts @ centred**3 / (6 * (counts @ centred**2) ** 1.5)
+    shifted = bias + scipy.special.ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
+    low, high = np.quantile(means, scipy.special.ndtr(bias + shifted / (1 - acceleration * shifted)))
+    return Interval(float(low), float(high))
+
+
+def _resampled_means(
+    distinct: np.ndarray, counts: np.ndarray, resamples: int, generator: np.random.Generator
+) -> np.ndarray:
+    """(resamples,) means of as many values as there are, drawn with replacement."""
+    users = int(counts.sum())
+    by_value = len(distinct) * _COST_OF_A_COUNT < users
+    piece = max(1, _DRAWS // (len(distinct) if by_value else users))
+    values = np.repeat(distinct, counts)
+    means = []
+    for done in range(0, resamples, piece):
+        size = min(piece, resamples - done)
+        if by_value:
+            means.append(generator.multinomial(users, counts / users, size=size) @ distinct / users)
+        else:
+            means.append(values[generator.integers(users, size=(size, users))].mean(axis=1))
+    return np.concatenate(means)
