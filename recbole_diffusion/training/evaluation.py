@@ -40,6 +40,7 @@ PER_USER_FACTS = (
     "metrics",
     "topk",
     "label_repeats",
+    "category_field",
     "seed",
     "eval_seed",
 )
