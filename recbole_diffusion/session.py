@@ -187,7 +187,10 @@ class TrainingSession:
             data=self.fingerprint,
             protocol={
                 **protocol_facts(config),
-                **{key: config[key] for key in ("topk", "label_repeats", "eval_seed", "MAX_ITEM_LIST_LENGTH")},
+                **{
+                    key: config[key]
+                    for key in ("topk", "label_repeats", "category_field", "eval_seed", "MAX_ITEM_LIST_LENGTH")
+                },
             },
             finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         )

@@ -44,7 +44,7 @@ def test_user_split_multi(small_data: Path, tmp_path: Path, lengths: list[int]) 
         "protocol": "user_split_multi", "split_ratio": [2, 1, 1], "user_order": "first_time", "min_history": None,
         "one_cut_per_user": False, "filter_seen": False, "repeatable": True,
         "eval_args": {"mode": {"valid": "full", "test": "full"}}, "topk": [5, 39], "label_repeats": False,
-        "eval_seed": 2023, "MAX_ITEM_LIST_LENGTH": 6,
+        "category_field": None, "eval_seed": 2023, "MAX_ITEM_LIST_LENGTH": 6,
     }  # fmt: skip
     assert facts["test_result"]["hit@5"] >= facts["test_result"]["recall@5"]
 

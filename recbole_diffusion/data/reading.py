@@ -39,6 +39,7 @@ from recbole_diffusion.data.atomic_files import (
 from recbole_diffusion.data.filters import FilteredInteractions
 from recbole_diffusion.data.history_checks import check_histories
 from recbole_diffusion.data.history_dataset import HistoryDataset, keeps_histories
+from recbole_diffusion.data.item_categories import CategoriesOfItems, read_item_categories
 from recbole_diffusion.data.stable_order import stable_order
 from recbole_diffusion.errors import UserError
 
@@ -244,6 +245,23 @@ class CheckedReading(FilteredInteractions):
             self._log_repeated_rows(file, frame, identifiers[0])
         self.files_read.append(file)
         return frame
+
+    def item_categories(self) -> CategoriesOfItems:
+        """The categories of the items, from the column `category_field` of the ``.item`` file, which is read now.
+
+        Raises:
+            UserError: there is no such file or column, or no item has a category.
+        """
+        (item_column,) = self._required_columns(FeatureSource.ITEM)
+        return read_item_categories(
+            Path(self.dataset_path) / f"{self.dataset_name}.item",
+            self.config["category_field"],
+            item_column,
+            self.field2token_id[self.iid_field],
+            separator=self.config["field_separator"],
+            encoding=self.config["encoding"] or "utf-8",
+            seq_separator=self.config["seq_separator"],
+        )
 
     def _columns_to_load(
         self,

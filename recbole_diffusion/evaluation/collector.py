@@ -2,8 +2,8 @@
 
 RecBole's collector takes the top k of a batch twice and builds a (B, V) integer matrix of positives. This one keeps the
 k best items and the targets of every row. Metrics that have a value for every row are computed from these, vectorised
-(`metrics`, `item_values`); every other one (coverage, Gini, entropy, GAUC, a user's own) is RecBole's, from the
-resources that RecBole's collector would have left.
+(`metrics`, `item_values`, `item_categories`); every other one (coverage, Gini, entropy, GAUC, a user's own) is
+RecBole's, from the resources that RecBole's collector would have left.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from recbole.evaluator.collector import DataStruct
 from recbole.evaluator.register import metric_information
 from torch import Tensor
 
+from recbole_diffusion.evaluation.item_categories import ItemCategories
 from recbole_diffusion.evaluation.item_values import item_counts, list_means, tail_items
 from recbole_diffusion.evaluation.metrics import ROW_METRICS, Ranking, popularity_numbers, row_metrics
 from recbole_diffusion.evaluation.ranking import Pairs, RankedRows, TargetCounts, by_row, rank_scores
-from recbole_diffusion.evaluation.recbole_metrics import RANKING, register_metrics
+from recbole_diffusion.evaluation.recbole_metrics import CATEGORIES, RANKING, RowMetric, register_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,13 @@ Held = tuple[list[Any], ...]
 
 _ROW_METRICS = {name.lower() for name in ROW_METRICS}
 _LIST_METRICS = {"averagepopularity", "tailpercentage"}
-_KNOWN_MODULES = ("recbole.evaluator.metrics", "recbole_diffusion.evaluation.recbole_metrics")
+_RECBOLES, _OURS = "recbole.evaluator.metrics", "recbole_diffusion.evaluation.recbole_metrics"
+# RecBole's metrics of all lists together: the method that takes the items of the lists, and what else it takes.
+_METRICS_OF_ALL_LISTS = {
+    "itemcoverage": ("get_coverage", ("data.num_items",)),
+    "giniindex": ("get_gini", ("data.num_items",)),
+    "shannonentropy": ("get_entropy", ()),
+}
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,17 @@ class RankCollector(Collector):
         self._users: list[np.ndarray] = []
 
     def data_collect(self, train_data: Any) -> None:
-        """What metrics need of the data: RecBole's counters, and the numbers of items for `NDCGSetOrder`."""
+        """What metrics need of the data: RecBole's counters, categories of items, their numbers for `NDCGSetOrder`.
+
+        Raises:
+            UserError: a metric needs categories, and the dataset has none.
+        """
         super().data_collect(train_data)
+        if self.register.need(CATEGORIES):
+            found = train_data.dataset.item_categories()
+            self.config["category_field"] = found.column  # results say which column it was
+            categories = ItemCategories.of(found.items, found.categories, train_data.dataset.item_num)
+            self.data_struct.set(CATEGORIES, categories)
         if self.register.has_metric("NDCGSetOrder"):
             histories = getattr(train_data.dataset, "histories", None)
             if histories is None:
@@ -195,8 +211,9 @@ class RankCollector(Collector):
         ranking = self.ranking()
         users = np.concatenate(self._users) if self._users else None
         ranks = TargetCounts.join(self._counts).ranks if self._counts else None
-        known = [name for name in evaluator.metrics if ranking is not None and _is_known(name, evaluator)]
-        per_row = [name for name in known if name in _ROW_METRICS]
+        known = [name for name in evaluator.metrics if ranking is not None and _has_rows(name, evaluator)]
+        modules = {name: type(metric).__module__ for name, metric in evaluator.metric_class.items()}
+        per_row = [name for name in known if name in _ROW_METRICS and modules[name] in (_RECBOLES, _OURS)]
         needs = {need for name in evaluator.metrics if name not in per_row for need in metric_information[name]}
         struct = self._resources(needs, ranking)
         if ranking is None:
@@ -204,28 +221,42 @@ class RankCollector(Collector):
         metrics = row_metrics(ranking, per_row, self.topk)
         result: dict[str, float] = {}
         for name in evaluator.metrics:
-            if name in known and name not in per_row:
-                metrics.update(self._means_of_lists(name, evaluator, struct, ranking.items))
+            metric = evaluator.metric_class[name]
             if name not in known:
-                result.update(evaluator.metric_class[name].calculate_metric(struct))
+                result.update(self._of_all_rows(name, metric, struct, ranking.items))
                 continue
+            if name not in per_row:
+                own = isinstance(metric, RowMetric)
+                metrics.update(
+                    metric.per_row(struct) if own else self._means_of_lists(name, metric, struct, ranking.items)
+                )
             for k in self.topk:
                 key = f"{name}@{k}"
                 result[key] = round(float(metrics[key].mean()), self.config["metric_decimal_place"])
         return {key: float(value) for key, value in result.items()}, EvaluatedRows(ranking, metrics, ranks, users)
 
-    def _means_of_lists(
-        self, name: str, evaluator: Evaluator, struct: DataStruct, items: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """A metric of `item_values` for every row."""
+    def _of_all_rows(self, name: str, metric: Any, struct: DataStruct, items: np.ndarray) -> dict[str, float]:
+        """A metric that has no value for a row; the item 0 that fills short lists is none of the items it counts."""
+        method, more = _METRICS_OF_ALL_LISTS.get(name, (None, ()))
+        if method is None or type(metric).__module__ != _RECBOLES or (items > 0).all():
+            result: dict[str, float] = metric.calculate_metric(struct)
+            return result
+        lists = {k: items[:, :k] for k in self.topk}
+        values = {k: getattr(metric, method)(part[part > 0][None], *map(struct.get, more)) for k, part in lists.items()}
+        return {f"{name}@{k}": round(float(value), metric.decimal_place) for k, value in values.items()}
+
+    def _means_of_lists(self, name: str, metric: Any, struct: DataStruct, items: np.ndarray) -> dict[str, np.ndarray]:
+        """A metric of RecBole's in `item_values` for every row."""
         counter = struct.get("data.count_items")
         values = item_counts(counter, 1 + max(int(items.max()), *counter))
         if name == "tailpercentage":
-            values = tail_items(values, evaluator.metric_class[name].tail)
+            values = tail_items(values, metric.tail)
         means = list_means(items, values, self.topk)
         return {f"{name}@{k}": means[:, column] for column, k in enumerate(self.topk)}
 
 
-def _is_known(name: str, evaluator: Evaluator) -> bool:
-    """Whether a metric is computed here; a user may have put another than RecBole's or ours under its name."""
-    return name in _ROW_METRICS | _LIST_METRICS and type(evaluator.metric_class[name]).__module__ in _KNOWN_MODULES
+def _has_rows(name: str, evaluator: Evaluator) -> bool:
+    """Whether a metric has a value for every row; a user may have put another under the name of one that has."""
+    metric = evaluator.metric_class[name]
+    recboles = name in _ROW_METRICS | _LIST_METRICS and type(metric).__module__ == _RECBOLES
+    return recboles or isinstance(metric, RowMetric)

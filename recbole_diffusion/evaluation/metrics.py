@@ -63,16 +63,19 @@ class Ranking:
         """Number of rows."""
         return len(self.items)
 
-    def pieces(self) -> Iterator[Ranking]:
-        """The same ranking, some rows at a time."""
-        for begin in range(0, len(self), PIECE):
-            offsets = self.offsets[begin : begin + PIECE + 1]
-            yield Ranking(
-                self.items[begin : begin + PIECE],
-                self.targets[offsets[0] : offsets[-1]],
-                offsets - offsets[0],
-                self.label_repeats,
-                self.set_ids,
+    def pieces(self, rows: int) -> Iterator[tuple[int, Ranking]]:
+        """The same ranking, so many rows at a time, each piece with the number of its first row."""
+        for begin in range(0, len(self), rows):
+            offsets = self.offsets[begin : begin + rows + 1]
+            yield (
+                begin,
+                Ranking(
+                    self.items[begin : begin + rows],
+                    self.targets[offsets[0] : offsets[-1]],
+                    offsets - offsets[0],
+                    self.label_repeats,
+                    self.set_ids,
+                ),
             )
 
     @cached_property
@@ -262,13 +265,11 @@ def row_metrics(ranking: Ranking, names: Sequence[str], topk: Sequence[int]) -> 
     if cutoffs.max() > ranking.items.shape[1]:
         raise ValueError(f"a cut-off of {cutoffs.max()} needs as many items a row, there are {ranking.items.shape[1]}")
     result = {f"{name.lower()}@{k}": np.empty(len(ranking)) for name in names for k in topk}
-    begin = 0
-    for piece in ranking.pieces():
+    for begin, piece in ranking.pieces(PIECE):
         for name in names:
             values = _BY_LOWER_NAME[name.lower()](piece, cutoffs)
             for column, k in enumerate(topk):
                 result[f"{name.lower()}@{k}"][begin : begin + len(piece)] = values[:, column]
-        begin += len(piece)
     return result
 
 

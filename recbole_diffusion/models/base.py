@@ -13,6 +13,9 @@ Shapes: B rows, K user vectors a row, D embedding, V items (row 0 is padding).
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -71,6 +74,31 @@ def pair_relevance(user_vectors: Tensor, item_vectors: Tensor, score: Score) -> 
 def named_part(name: str) -> Any:
     """A part given by name in a configuration: ``package.module:Name`` is loaded, any other name is left as it is."""
     return load_object(name) if ":" in name else name
+
+
+@contextlib.contextmanager
+def evaluation_seed(model: Any, seed: int) -> Iterator[None]:
+    """Let a model draw its evaluation noise from another seed, for a while.
+
+    A model of this package takes it for its `eval_seed`. Any other, if it draws at all, draws from torch's global
+    generator: that is seeded for the while too, and is afterwards as it was.
+
+    Args:
+        model: a recommender, of this package or not.
+        seed: of its noise.
+    """
+    options: Any = getattr(model, "options", None)
+    keyed = isinstance(model, VectorRecommender) and hasattr(options, "eval_seed")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        if keyed:
+            model.options = dataclasses.replace(options, eval_seed=seed)
+        try:
+            yield
+        finally:
+            if keyed:
+                model.options = options
 
 
 def history_keys(item_seq: Tensor) -> Tensor:

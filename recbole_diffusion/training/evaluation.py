@@ -3,7 +3,7 @@
 Ranking and metrics are `recbole_diffusion.evaluation`'s. What is here joins them to a trainer's model and loaders: a
 model of ours is scored by its user and item vectors, any other by its `full_sort_predict` or, without one, by its
 `predict` on every pair; each batch tells the model its rows' numbers in the evaluation set, so that a row's noise does
-not depend on the batch; `save_per_user` keeps the rows.
+not depend on the batch; `save_per_user` keeps the rows. `sampled_items` ranks the same rows under other noise.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.data.interaction import Interaction
@@ -22,10 +23,12 @@ from recbole.utils import EvaluatorType
 from torch import Tensor
 from tqdm import tqdm
 
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.collector import EvaluatedRows, RankCollector
 from recbole_diffusion.evaluation.per_user import write_per_user
-from recbole_diffusion.evaluation.ranking import by_row, rank_by_rows, rank_by_vectors, rank_scores
-from recbole_diffusion.models.base import EVALUATION_ROW, VectorRecommender, relevance
+from recbole_diffusion.evaluation.ranking import Pairs, RankedRows, by_row, rank_by_rows, rank_by_vectors, rank_scores
+from recbole_diffusion.evaluation.repeated_sampling import SampledItems, items_over_samplings
+from recbole_diffusion.models.base import EVALUATION_ROW, VectorRecommender, evaluation_seed, relevance
 from recbole_diffusion.training.evaluation_share import own_batches
 from recbole_diffusion.training.run_folder import RunFolder
 from recbole_diffusion.training.worker_group import ALONE, WorkerGroup
@@ -40,6 +43,7 @@ PER_USER_FACTS = (
     "metrics",
     "topk",
     "label_repeats",
+    "category_field",
     "seed",
     "eval_seed",
 )
@@ -78,16 +82,8 @@ class RankingTrainer(Trainer):
         """
         if load_best_model:
             self.load_best()
-        self.model.eval()
-        generator = getattr(eval_data, "generator", None)  # it seeds workers, alike in a resumed run
-        if generator is not None:
-            generator.manual_seed(self.config["seed"])
         sampled = isinstance(eval_data, NegSampleEvalDataLoader)
-        if not sampled and self.item_tensor is None:
-            self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
-        if self.config["eval_type"] == EvaluatorType.RANKING:
-            self.tot_item_num = eval_data._dataset.item_num
-        vectors = self.model.item_vectors() if self._scores_by_vectors() and not sampled else None
+        vectors = self._ready(eval_data, sampled)
         batches, first_row, own = own_batches(eval_data, self.workers)
         numbered = self._numbered(progress(batches, "evaluate", show_progress), first_row)
         for number, batch in enumerate(numbered):
@@ -103,6 +99,61 @@ class RankingTrainer(Trainer):
             self._write_per_user(split, eval_data._dataset, result)
         self.wandblogger.log_eval_metrics(result, head="eval")
         return result
+
+    @torch.no_grad()
+    def sampled_items(
+        self,
+        eval_data: Any,
+        *,
+        k: int = 20,
+        samplings: int = 100,
+        first_seed: int | None = None,
+        show_progress: bool = False,
+    ) -> SampledItems:
+        """Different items among the first k of each row over repeated samplings (DiffuRec, section 5.8).
+
+        Sampling s draws its evaluation noise from `first_seed` + s. Everything else is as in `evaluate`, with the
+        weights that the model has.
+
+        Args:
+            eval_data: loader of validation or test rows, ranked against all items.
+            k: cut-off.
+            samplings: how often every row is ranked.
+            first_seed: None takes `eval_seed`, so that the first list is evaluation's; 0 where that is ~.
+            show_progress: a progress bar.
+
+        Raises:
+            UserError: candidates are sampled, there are fewer items than k, or no sampling is asked for.
+        """
+        if isinstance(eval_data, NegSampleEvalDataLoader):
+            mode = self.config["eval_args"]["mode"]
+            raise UserError(f"eval_args.mode is {mode}, but items over samplings are counted among all; set mode: full")
+        items = eval_data._dataset.item_num - 1
+        if not 1 <= k <= items:
+            raise UserError(f"k is {k}; it must be from 1 to {items}, the items of the data")
+        if samplings < 1:
+            raise UserError(f"samplings is {samplings}; it must be 1 or more")
+        vectors = self._ready(eval_data, False)
+        first = int(self.config["eval_seed"] or 0) if first_seed is None else first_seed
+
+        def rank(batch: Any, seed: int) -> np.ndarray:
+            with evaluation_seed(self.model, seed):
+                return self._ranked(batch, vectors, k, None).items
+
+        batches = self._numbered(progress(eval_data, "sample", show_progress), 0)
+        return items_over_samplings(batches, rank, range(first, first + samplings))
+
+    def _ready(self, eval_data: Any, sampled: bool) -> Tensor | None:
+        """Prepare to rank a loader's rows; the vectors of items, where the model scores by these."""
+        self.model.eval()
+        generator = getattr(eval_data, "generator", None)  # it seeds workers, alike in a resumed run
+        if generator is not None:
+            generator.manual_seed(self.config["seed"])
+        if not sampled and self.item_tensor is None:
+            self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)
+        if self.config["eval_type"] == EvaluatorType.RANKING:
+            self.tot_item_num = eval_data._dataset.item_num
+        return self.model.item_vectors() if self._scores_by_vectors() and not sampled else None
 
     def _joined(self) -> tuple[dict[str, float], EvaluatedRows | None]:
         """The metrics of all workers' rows, known to all; the rows themselves, known to the first."""
@@ -121,29 +172,40 @@ class RankingTrainer(Trainer):
         return scorer is VectorRecommender.full_sort_predict
 
     def _rank_all(self, batch: Any, item_vectors: Tensor | None) -> None:
-        """Rank a batch against all items; in float32, since reduced precision makes ties."""
-        interaction, seen, positive_u, positive_i = batch
+        """Rank a batch against all items and keep it."""
+        interaction, _, positive_u, positive_i = batch
         collector = self.eval_collector
         targets = by_row((positive_u, positive_i))
+        ranked = self._ranked(batch, item_vectors, collector.k, targets if collector.counts_targets else None)
+        collector.collect(ranked, targets, self._users(interaction))
+
+    def _ranked(self, batch: Any, item_vectors: Tensor | None, k: int, targets: Pairs | None) -> RankedRows:
+        """The k best of all items for each row of a batch; in float32, since reduced precision makes ties.
+
+        Args:
+            batch: as a loader gives it, numbered.
+            item_vectors: (V, D) where the model scores by vectors, else None.
+            k: how many.
+            targets: row and item of each target whose rank is to be counted.
+        """
+        interaction, seen = batch[:2]
         options: dict[str, Any] = {
             "memory": int((self.config["rank_memory"] or 256) * 2**20),
-            "targets": targets if collector.counts_targets else None,
+            "targets": targets,
             "seen": seen,
         }
         if item_vectors is not None:
             users = self.model.user_vectors(interaction.to(self.device))
             score = functools.partial(relevance, score=self.model.options.score)
-            ranked = rank_by_vectors(users, item_vectors, score, collector.k, **options)
-        else:
-            if type(self.model).full_sort_predict is AbstractRecommender.full_sort_predict:  # a line for every pair
-                lines = [*interaction.interaction.values(), *self.item_tensor.interaction.values()]
-                options["bytes_per_score"] = sum(line[:1].numel() * line.element_size() for line in lines)
+            return rank_by_vectors(users, item_vectors, score, k, **options)
+        if type(self.model).full_sort_predict is AbstractRecommender.full_sort_predict:  # a line for every pair
+            lines = [*interaction.interaction.values(), *self.item_tensor.interaction.values()]
+            options["bytes_per_score"] = sum(line[:1].numel() * line.element_size() for line in lines)
 
-            def score_rows(begin: int, stop: int) -> Tensor:
-                return self._full_sort_batch_eval((interaction[begin:stop], None, None, None))[1]
+        def score_rows(begin: int, stop: int) -> Tensor:
+            return self._full_sort_batch_eval((interaction[begin:stop], None, None, None))[1]
 
-            ranked = rank_by_rows(score_rows, len(interaction), self.tot_item_num, collector.k, **options)
-        collector.collect(ranked, targets, self._users(interaction))
+        return rank_by_rows(score_rows, len(interaction), self.tot_item_num, k, **options)
 
     def _rank_sampled(self, batch: Any) -> None:
         """Rank a batch against sampled candidates, or keep the scores of labelled lines."""
