@@ -66,7 +66,8 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
             f"{len(failed)} of {len(result.runs)} runs failed, the first: {failed[0].name}: {failed[0].reason}; the "
             f"others are kept in {result.folder}, the same command tries again"
         )
-    return f"{len(result.runs)} runs are finished\nfolder: {result.folder}"
+    pages = [path for path in result.tables if path.suffix == ".md"]
+    return "\n".join([*(path.read_text(encoding="utf-8") for path in pages), *(f"table: {path}" for path in pages)])
 
 
 def _whole(key: str, text: str) -> int:

@@ -64,7 +64,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "suites": SETTINGS | {"benchmarking", "training", "provenance", "ray_session", "tuning"},
     "benchmark_command": {"config_files", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},
-    "command_line": SETTINGS | {"model_table", "quick_start", "prepare_command"}
+    "command_line": SETTINGS
+    | {"model_table", "quick_start", "prepare_command"}
     | {"recommend_command", "tune_command", "benchmark_command"},
     "__main__": {"command_line"},
 }

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.ray_session import cores
 from recbole_diffusion.suites import searching
 from recbole_diffusion.suites.performing import LOG, Outcome, Processes
 from recbole_diffusion.suites.plan import PlannedRun, plan_run
 from recbole_diffusion.suites.runner import Progress, locked, run_all
 from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import Suite, read_suite
-from recbole_diffusion.errors import UserError
-from recbole_diffusion.ray_session import cores
+from recbole_diffusion.suites.tables import write_suite_tables
 from recbole_diffusion.training.checkpoint import write_text_atomically
 from recbole_diffusion.tuning.progress_lines import messages
 
@@ -36,12 +37,14 @@ class SuiteResult:
         folder: where everything lies.
         runs: all planned runs.
         outcomes: how those ended that were made now.
+        tables: the files of the tables.
     """
 
     suite: Suite
     folder: Path
     runs: tuple[PlannedRun, ...]
     outcomes: tuple[Outcome, ...]
+    tables: tuple[Path, ...]
 
     @property
     def missing(self) -> list[PlannedRun]:
@@ -102,7 +105,8 @@ def benchmark(
         )
         _write(folder, suite, runs)
         outcomes = run_all(runs, place, at_a_time=max_concurrent, tell=_tell, keep=keep)
-    return SuiteResult(suite, folder, runs, tuple(outcomes))
+    tables = write_suite_tables(suite, folder, runs)
+    return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(tables))
 
 
 def _searched(

@@ -17,11 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.suites.suite import Suite, SuiteModel
 from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import file_digest
+from recbole_diffusion.suites.suite import Suite, SuiteModel
 
 # Where and how a run runs: the same result is expected whatever they are.
 PLACE_KEYS = (

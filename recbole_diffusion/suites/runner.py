@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.performing import Outcome, Processes, perform
 from recbole_diffusion.suites.plan import PlannedRun
-from recbole_diffusion.errors import UserError
 
 _LOCK_PATIENCE = 5.0  # seconds in which the runs of a process that was killed end
 _PATIENCE = 120.0  # seconds that processes get to end after they were told to

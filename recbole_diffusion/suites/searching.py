@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.performing import Processes, reason
 from recbole_diffusion.suites.plan import data_files, layered, plan_run, slug
 from recbole_diffusion.suites.suite import Suite, SuiteModel
-from recbole_diffusion.errors import UserError
 from recbole_diffusion.training.checkpoint import write_text_atomically
 
 

@@ -12,7 +12,7 @@
       gSASRec: {search: {space: hyper/gSASRec.yaml, num_trials: 4}}
     evaluations:                      # the same checkpoints, ranked otherwise
       without seen items: {filter_seen: True}
-    reference: SASRecCE               # what the others are tested against
+    reference: SASRecCE               # what the others are tested against; of several the best one of each column
 
 Keys of a run win in this order: the preset, `settings` of the suite, of the dataset, of the model; what the command
 line gives wins over all. A search chooses a model's configuration on validation, with the first seed.
@@ -97,7 +97,7 @@ class Suite:
         settings: keys of every run.
         models: rows, in the order of the file.
         evaluations: further evaluations of every checkpoint, by name.
-        reference: the label that others are tested against; None for the best of the others.
+        reference: labels that the others are tested against, in each column against the best of them.
         metrics: columns of the tables; None for those of the runs.
         published: files of printed figures.
         lines: where every key stands, by its path.
@@ -110,7 +110,7 @@ class Suite:
     settings: dict[str, Any]
     models: tuple[SuiteModel, ...]
     evaluations: dict[str, dict[str, Any]]
-    reference: str | None
+    reference: tuple[str, ...]
     metrics: tuple[str, ...] | None
     published: tuple[Path, ...]
     lines: dict[tuple[str, ...], str]
@@ -199,9 +199,10 @@ def read_suite(file: str | Path) -> Suite:
         name: reader.mapping(("evaluations", name), keys)
         for name, keys in reader.mapping(("evaluations",), values.get("evaluations")).items()
     }
-    reference = values.get("reference")
-    if reference is not None and reference not in listed:
-        raise reader.wrong(("reference",), f"one of the models {', '.join(listed)}", reference)
+    reference = reader.texts(("reference",), values["reference"]) if values.get("reference") is not None else ()
+    for label in reference:
+        if label not in listed:
+            raise reader.wrong(("reference",), f"one of the models {', '.join(listed)}", label)
     return Suite(
         file=reader.file,
         name=reader.file.stem,

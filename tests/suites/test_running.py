@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import pandas
 import pytest
 
-from recbole_diffusion.suites.benchmark import SuiteResult, benchmark
-from recbole_diffusion.suites.runner import locked
 from recbole_diffusion.command_line import main
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.suites.benchmark import SuiteResult, benchmark
+from recbole_diffusion.suites.runner import locked
 
 TEXT = """\
 about: a small one
@@ -27,6 +28,7 @@ models:
   Popularity: {seeds: 1, settings: {epochs: 1}}
 evaluations:
   without seen items: {filter_seen: True}
+reference: Popularity
 """
 
 
@@ -59,15 +61,27 @@ def test_a_suite_is_made_once(tmp_path: Path, small_data: Path) -> None:
         assert seen is not None
         assert json.loads((seen / "result.json").read_text(encoding="utf-8"))["protocol"]["filter_seen"] is True
         assert (planned.run_folder / "per_user" / "test.parquet").is_file()  # type: ignore[operator]
+    assert len(first.tables) == 8  # Markdown, LaTeX, CSV and parquet of both evaluations
+    check_table(first)
     again = run(tmp_path, small_data)
     assert not again.outcomes and results(again) == made
     more = run(tmp_path, small_data, TEXT.replace("seeds: [1, 2]", "seeds: [1, 2, 3]"))
     assert len(more.outcomes) == 1 and made.items() <= results(more).items()
 
 
-def test_a_run_that_fails_stands_alone(
-    tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def check_table(result: SuiteResult) -> None:
+    """The figures of the table are those of the runs."""
+    long = pandas.read_parquet(result.folder / "tables" / "small.parquet")
+    rows = {(row.label, row.metric): row for row in long.itertuples()}
+    facts = [json.loads((run.run_folder / "result.json").read_text(encoding="utf-8")) for run in result.runs]  # type: ignore[operator]
+    own = [100 * fact["test_result"]["ndcg@10"] for fact in facts if fact["model"] == "SASRecCE"]
+    row = rows["SASRecCE", "ndcg@10"]
+    assert row.n == 2 and row.mean == pytest.approx(sum(own) / 2)
+    assert row.std == pytest.approx(abs(own[0] - own[1]) / 2**0.5)
+    assert 0 <= row.p_value <= 1
+
+
+def test_a_run_that_fails_stands_alone(tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = TEXT.replace("  Popularity:", "  broken: {model: SASRecCE, settings: {learning_rate: 1e30}}\n  Popularity:")
     file = write(tmp_path, text.replace("seeds: [1, 2]", "seeds: [1]"))
     words = ["benchmark", str(file), f"--data_path={small_data}", f"--output={tmp_path / 'out'}", "--threads=1"]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.plan import plan_run, slug
 from recbole_diffusion.suites.suite import Suite, read_suite
-from recbole_diffusion.errors import UserError
 
 SUITES = Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
 
@@ -40,7 +40,7 @@ reference: SASRecCE
 
 def test_a_suite_is_its_models_datasets_and_seeds(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, GOOD)
-    assert suite.name == "mine" and suite.about == "two models" and suite.reference == "SASRecCE"
+    assert suite.name == "mine" and suite.about == "two models" and suite.reference == ("SASRecCE",)
     rows = [(model.label, dataset, seed) for model, dataset, seed in suite.rows()]
     assert rows == [
         ("SASRecCE", "small", 1),
@@ -84,7 +84,11 @@ def planned(suite: Suite, number: int = 0, **given: object):  # type: ignore[no-
         ("time_limit: 60", "time_limit: -1", r"time_limit must be a number above 0 or ~, got -1 \(.*mine\.yaml:5\)"),
         ("  SASRecCE:", "  SASReCE:", r"mine\.yaml:7: .*SASReCE"),
         ("filter_seen: True", "filter_sen: True", r"unknown key 'filter_sen' \(.*mine\.yaml:14\)"),
-        ("filter_seen: True", "protocol: global_time", r"protocol: global_time .*mine\.yaml:14.* differs from leave_one"),
+        (
+            "filter_seen: True",
+            "protocol: global_time",
+            r"protocol: global_time .*yaml:14.* differs from leave",
+        ),
     ],
 )
 def test_a_runs_keys_are_checked_before_it_starts(tmp_path: Path, old: str, new: str, message: str) -> None:
