@@ -1,9 +1,9 @@
 """The runs of a suite: each one's whole configuration, checked before anything starts, and the folder it has.
 
-A run's folder is named by a digest of its configuration and data, so what is unchanged is found again and what has
-changed gets a folder of its own:
+A run's folder is named by a digest of what it is given and of its data, so what is unchanged is found again and what
+has changed gets a folder of its own; so it does when a default that it was made with has changed since:
 
-    <output>/<suite>/runs/<dataset>/<label>/seed-<seed>-<digest>/     asked.yaml, log.txt, and the run's own folder
+    <output>/<suite>/runs/<dataset>/<label>/seed-<seed>-<digest>[-2]/     asked.yaml, log.txt, the run's own folder
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config import Overrides, RunConfig, read_yaml
 from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import file_digest
@@ -128,8 +128,8 @@ def plan_run(
         changed.origins = {**overrides.origins, **{k: suite.lines["evaluations", name, k] for k in keys}}
         evaluated = _checked(model, dataset, changed, suite)
         refuse_other_training_rows(evaluated, config.to_plain(), f"{model.label} (evaluation '{name}')")
-    place = output / "runs" / slug(dataset) / slug(model.label)
     keys = {key: value for key, value in overrides.items() if key != "preset"}
+    name = f"seed-{seed}-{_digest(config, model.preset, keys)}"
     return PlannedRun(
         label=model.label,
         dataset=dataset,
@@ -137,7 +137,7 @@ def plan_run(
         model=config.model_reference,
         preset=model.preset,
         keys=keys,
-        place=place / f"seed-{seed}-{digest(config)}",
+        place=_free(output / "runs" / slug(dataset) / slug(model.label), name, _results_of(config.to_plain())),
         evaluations=suite.evaluations,
     )
 
@@ -173,11 +173,31 @@ def _checked(model: SuiteModel, dataset: str, overrides: Overrides, suite: Suite
         raise UserError(text if str(suite.file) in text else f"{where}: {text}") from None
 
 
-def digest(config: RunConfig) -> str:
-    """Twelve characters that stand for a run's configuration and data."""
-    plain = {key: value for key, value in config.to_plain().items() if key not in PLACE_KEYS}
-    facts = {"config": plain, "data": data_files(str(config["data_path"]))}
+def _digest(config: RunConfig, preset: str | None, keys: Mapping[str, Any]) -> str:
+    """Twelve characters that stand for what a run is given, and its data."""
+    facts = [config.model_reference, config.dataset, preset, _results_of(keys), data_files(str(config["data_path"]))]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _results_of(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that results depend on."""
+    return {key: value for key, value in keys.items() if key not in PLACE_KEYS}
+
+
+def _free(folder: Path, name: str, config: Mapping[str, Any]) -> Path:
+    """The first of name, name-2, ... that no run with another configuration has.
+
+    A key that is new since that run was made is no difference.
+    """
+    for number in range(1, 1000):
+        place = folder / (name if number == 1 else f"{name}-{number}")
+        made = newest_run(place)
+        if made is None:
+            return place
+        stored = read_yaml(made / "config.yaml").values
+        if all(stored[key] == value for key, value in config.items() if key in stored):
+            return place
+    raise UserError(f"{folder} holds 999 runs named {name}; move some away")
 
 
 @lru_cache(maxsize=64)

@@ -121,6 +121,19 @@ def test_data_that_changed_are_another_run(tmp_path: Path) -> None:
     assert planned(suite, data_path=str(tmp_path)).place != first
 
 
+def test_a_default_that_changed_is_another_run(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD)
+    model, dataset, seed = next(suite.rows())
+    first = plan_run(suite, model, dataset, seed, output=tmp_path, given={})
+    made = first.place / "run"
+    made.mkdir(parents=True)
+    (made / "config.yaml").write_text("epochs: 1\nlearning_rate: 0.001\nnum_threads: 7\n", encoding="utf-8")
+    assert plan_run(suite, model, dataset, seed, output=tmp_path, given={}).place == first.place
+    (made / "config.yaml").write_text("epochs: 1\nlearning_rate: 0.123\n", encoding="utf-8")
+    second = plan_run(suite, model, dataset, seed, output=tmp_path, given={})
+    assert second.place.name == f"{first.place.name}-2"
+
+
 def test_labels_that_differ_have_folders_that_differ() -> None:
     labels = ["a b", "a-b", "a/b", "A", "λ = 0", "λ = 1", "x" * 200, "x" * 201, "..", "a.b"]
     assert len({slug(label) for label in labels}) == len(labels)
