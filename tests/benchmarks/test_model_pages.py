@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -85,3 +86,19 @@ def test_what_diffusion_does_for_diffurec(label: str, run: str) -> None:
     figures = (result["best_valid_score"], test["hit@10"], test["ndcg@10"])
     row = " | ".join(f"{figure:.4f}".lstrip("0") for figure in figures)
     assert f"| {label} | {row} |" in (ROOT / "docs/models/DiffuRec.md").read_text(encoding="utf-8"), row
+
+
+@pytest.mark.parametrize(
+    ("run", "epoch", "told"),
+    [
+        ("diffurecsys-ml-1m-full", 2, "from .0825 after two epochs"),
+        ("diffurecsys-ml-1m-full", 16, "to .1049 after sixteen"),
+        ("diffurecsys-ml-1m-decay", 1, "one epoch ends at .0709"),
+        ("diffurecsys-ml-1m-positions", 1, "one epoch ends at .0822"),
+    ],
+)
+def test_causes_on_ml_1m_are_told_with_the_figures_of_their_runs(run: str, epoch: int, told: str) -> None:
+    with (ROOT / "benchmarks/results/runs" / run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+        (figure,) = [row["valid_ndcg@10"] for row in csv.DictReader(file) if row["epoch"] == str(epoch)]
+    assert f"{float(figure):.4f}".lstrip("0") in told
+    assert told in (ROOT / "docs/models/DiffuRecSys.md").read_text(encoding="utf-8")
