@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-_IN_OTHER_UNITS = ("averagepopularity", "shannonentropy", "mae", "rmse", "logloss")
-_SMALLER_IS_BETTER = ("averagepopularity", "giniindex", "mae", "rmse", "logloss")
+_IN_OTHER_UNITS = (
+    *("averagepopularity", "shannonentropy", "mae", "rmse", "logloss", "novelty"),
+    *("categorycount", "categoryconcentration", "hitcategorycount", "hitcategoryunion"),
+)
+_SMALLER_IS_BETTER = ("averagepopularity", "giniindex", "mae", "rmse", "logloss", "categoryconcentration")
 
 
 def metric_key(name: str) -> str:

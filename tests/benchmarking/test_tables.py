@@ -98,7 +98,8 @@ def test_directions_are_recboles() -> None:
 def test_names_of_metrics() -> None:
     assert [metric_key(name) for name in ("HR@10", "Hit@10", " NDCG@5", "auc")] == ["hit@10", "hit@10", "ndcg@5", "auc"]
     assert [printed_name(name) for name in ("hit@10", "recall@50", "auc")] == ["HR@10", "RECALL@50", "AUC"]
-    assert [unit(name) for name in ("hit@10", "shannonentropy@10")] == ["percent", ""]
+    names = ("hit@10", "shannonentropy@10", "novelty@10", "categorycount@10", "categorydiversity@10")
+    assert [unit(name) for name in names] == ["percent", "", "", "", "percent"]
     assert in_order(["hit@20", "ndcg@5", "hit@5", "hit@10", "hit@20", "auc"]) == [
         *("hit@5", "hit@10", "hit@20", "ndcg@5", "auc")
     ]
