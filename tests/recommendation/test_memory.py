@@ -29,6 +29,7 @@ def write_users(path: Path, users: int) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"user_id": ids, "item_id": items}), path, row_group_size=users)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peaks of processes from /proc")
 def test_memory_does_not_grow_with_the_users(trained: Train, tmp_path: Path) -> None:
     pytest.importorskip("ray.data")
