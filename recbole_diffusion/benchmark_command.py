@@ -21,7 +21,7 @@ FLAGS: dict[str, str] = {}
 BARE = ()
 POSITIONAL = "benchmark"  # the option that stands without its key
 USAGE = "FILE"
-WRITES = "makes a folder with every run, and the tables and report of them; what is finished is not made again"
+WRITES = "makes a folder with every run and their tables; what is finished is not made again"
 EXAMPLES = """\
 examples:
   recbole-diff benchmark benchmarks/suites/quick.yaml --data_path=data

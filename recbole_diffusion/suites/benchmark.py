@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import cores
 from recbole_diffusion.suites import searching
@@ -21,6 +22,7 @@ from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.suites.tables import write_suite_tables
 from recbole_diffusion.training.checkpoint import write_text_atomically
+from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.progress_lines import messages
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,8 @@ def benchmark(
     """
     suite = read_suite(file)
     folder = Path(output) / suite.name
-    given: dict[str, Any] = dict(config or {})
+    given = config if isinstance(config, Overrides) else Overrides(config)
+    given = Overrides(given, origin=given.origin)  # the caller's own stays as it is
     if data_path is not None:
         given["data_path"] = str(data_path)
     place: dict[str, Any] = {key: given.pop(key) for key in ("use_gpu", "gpu_id", "cache", "cache_dir") if key in given}
@@ -92,9 +95,12 @@ def benchmark(
         if model.search is not None
         for dataset in model.datasets
     }
-    for model, dataset, seed in suite.rows():  # everything that can be wrong is found before anything starts
-        plan_run(suite, model, dataset, seed, output=folder, given=given)
+    # Everything that can be wrong with keys and data is found before anything starts.
+    planned = [
+        plan_run(suite, model, dataset, seed, output=folder, given=given) for model, dataset, seed in suite.rows()
+    ]
     with messages(show_progress), locked(folder) as lock:
+        _prepare_data(planned, place)
         keep = () if lock is None else (lock,)
         chosen = _searched(searches.values(), place, keep)
         runs = tuple(
@@ -107,6 +113,18 @@ def benchmark(
         outcomes = run_all(runs, place, at_a_time=max_concurrent, tell=_tell, keep=keep)
     tables = write_suite_tables(suite, folder, runs)
     return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(tables))
+
+
+def _prepare_data(planned: Iterable[PlannedRun], place: Mapping[str, Any]) -> None:
+    """Read each dataset once, into the cache that its runs map into memory; not one whose runs are finished.
+
+    Raises:
+        UserError: it is absent, or cannot be read.
+    """
+    first = {run.dataset: run for run in planned if not run.finished}
+    for run in first.values():
+        logger.info("data of %s", run.dataset)
+        prepare_data(RunConfig(run.model, run.dataset, (), {**run.keys, **place, "preset": run.preset}))
 
 
 def _searched(

@@ -20,6 +20,7 @@ from recbole_diffusion.training.checkpoint import write_text_atomically
 
 LOG = "log.txt"
 ASKED = "asked.yaml"
+_PATIENCE = 120.0  # seconds that a process gets to end after it was told to
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ class Processes:
                 self._running.add(process)
             try:
                 return process.wait()
+            except KeyboardInterrupt:  # only where the main thread waits
+                process.send_signal(signal.SIGINT)
+                process.wait(_PATIENCE)
+                raise
             finally:
                 with self._lock:
                     self._running.discard(process)

@@ -137,7 +137,7 @@ def plan_run(
         model=config.model_reference,
         preset=model.preset,
         keys=keys,
-        place=_free(output / "runs" / slug(dataset) / slug(model.label), name, _results_of(config.to_plain())),
+        place=_free(output / "runs" / slug(dataset) / slug(model.label), name, results_of(config.to_plain())),
         evaluations=suite.evaluations,
     )
 
@@ -170,16 +170,17 @@ def _checked(model: SuiteModel, dataset: str, overrides: Overrides, suite: Suite
     except UserError as error:
         where = suite.lines.get(("models", model.label), str(suite.file))
         text = str(error)
-        raise UserError(text if str(suite.file) in text else f"{where}: {text}") from None
+        said = str(suite.file) in text or f"({overrides.origin}" in text  # it says where the key was given
+        raise UserError(text if said else f"{where}: {text}") from None
 
 
 def _digest(config: RunConfig, preset: str | None, keys: Mapping[str, Any]) -> str:
     """Twelve characters that stand for what a run is given, and its data."""
-    facts = [config.model_reference, config.dataset, preset, _results_of(keys), data_files(str(config["data_path"]))]
+    facts = [config.model_reference, config.dataset, preset, results_of(keys), data_files(str(config["data_path"]))]
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _results_of(keys: Mapping[str, Any]) -> dict[str, Any]:
+def results_of(keys: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that results depend on."""
     return {key: value for key, value in keys.items() if key not in PLACE_KEYS}
 

@@ -17,7 +17,7 @@ import yaml
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.performing import Processes, reason
-from recbole_diffusion.suites.plan import data_files, layered, plan_run, slug
+from recbole_diffusion.suites.plan import data_files, layered, plan_run, results_of, slug
 from recbole_diffusion.suites.suite import Suite, SuiteModel
 from recbole_diffusion.training.checkpoint import write_text_atomically
 
@@ -72,7 +72,7 @@ def plan_search(
     keys.update(model.search.settings, seed=seed)
     space = yaml.safe_load(model.search.space.read_text(encoding="utf-8"))
     data = data_files(str(Path(str(given.get("data_path", "dataset"))) / dataset))
-    facts = [model.model, model.preset, dataset, keys, space, model.search.num_trials, data]
+    facts = [model.model, model.preset, dataset, results_of(keys), space, model.search.num_trials, data]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
     return PlannedSearch(model, dataset, keys, output / "searches" / slug(dataset) / f"{slug(model.label)}-{digest}")
 

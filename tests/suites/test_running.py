@@ -140,6 +140,12 @@ def test_what_was_cut_goes_on(tmp_path: Path, small_data: Path, how: signal.Sign
     assert "resumed from" in (folder / "run.log").read_text(encoding="utf-8")
 
 
+def test_absent_data_are_said_before_a_run_starts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset 'small' is not on this machine"):
+        run(tmp_path, tmp_path / "nowhere", ALONE)
+    assert not (tmp_path / "out" / "tiny" / "runs").exists()
+
+
 def test_one_benchmark_at_a_time_in_a_folder(tmp_path: Path, small_data: Path) -> None:
     if os.name != "posix":
         pytest.skip("no such lock here")

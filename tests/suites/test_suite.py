@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.plan import plan_run, slug
 from recbole_diffusion.suites.suite import Suite, read_suite
@@ -132,6 +133,14 @@ def test_a_default_that_changed_is_another_run(tmp_path: Path) -> None:
     (made / "config.yaml").write_text("epochs: 1\nlearning_rate: 0.123\n", encoding="utf-8")
     second = plan_run(suite, model, dataset, seed, output=tmp_path, given={})
     assert second.place.name == f"{first.place.name}-2"
+
+
+def test_a_wrong_key_of_the_command_line_is_not_the_suites(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD)
+    model, dataset, seed = next(suite.rows())
+    given = Overrides({"epochz": 1}, origin="command line")
+    with pytest.raises(UserError, match=r"^unknown key 'epochz' \(command line\); did you mean 'epochs'"):
+        plan_run(suite, model, dataset, seed, output=tmp_path, given=given)
 
 
 def test_labels_that_differ_have_folders_that_differ() -> None:
