@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def benchmark(
     planned = [
         plan_run(suite, model, dataset, seed, output=folder, given=given) for model, dataset, seed in suite.rows()
     ]
-    with messages(show_progress), locked(folder) as lock:
+    with messages(show_progress), _goes_on(), locked(folder) as lock:
         _prepare_data(planned, place)
         keep = () if lock is None else (lock,)
         chosen = _searched(searches.values(), place, keep)
@@ -113,6 +114,16 @@ def benchmark(
         outcomes = run_all(runs, place, at_a_time=max_concurrent, tell=_tell, keep=keep)
     tables = write_suite_tables(suite, folder, runs)
     return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(tables))
+
+
+@contextlib.contextmanager
+def _goes_on() -> Iterator[None]:
+    """Say, after Ctrl-C, how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.warning("what is finished is kept; the same command goes on")
+        raise
 
 
 def _prepare_data(planned: Iterable[PlannedRun], place: Mapping[str, Any]) -> None:

@@ -124,8 +124,9 @@ def test_what_was_cut_goes_on(tmp_path: Path, small_data: Path, how: signal.Sign
     process = start(file, small_data, tmp_path / "out")
     checkpoint = wait_for("checkpoint.state", tmp_path / "out")
     process.send_signal(how)
-    process.communicate(timeout=60)
+    said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
+    assert how == signal.SIGKILL or "the same command goes on" in said
     folder = checkpoint.parents[1]
     assert not (folder / "result.json").exists()
     with locked(tmp_path / "out" / "tiny"):  # nothing is at work any more
