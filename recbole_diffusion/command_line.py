@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_diffusion import (
     __version__,
+    analyse_command,
     benchmark_command,
     compat,
     prepare_command,
@@ -39,11 +40,12 @@ WORDS: dict[str, str] = {
     "prepare": "make a dataset of a CSV, TSV or Parquet file of interactions",
     "tune": "search hyper-parameters (--tune=FILE says the same)",
     "benchmark": "run a suite of models, datasets and seeds, and make its tables (--benchmark=FILE says the same)",
+    "analyse": "draw what the papers show beside accuracy, with its numbers",
     "recommend": "write recommendations for users",
     "export": "write item and user vectors",
     "serve": "answer requests for recommendations",
 }
-BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "recommend")
+BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "analyse", "recommend")
 
 # Keys that steer the program; the words that take each, and what it is. Those of COMMANDS are in their modules.
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -62,11 +64,12 @@ FLAGS: dict[str, str] = {
     "version": "the version",
 }
 # words with keys of their own
-PREPARE, TUNE, BENCHMARK, RECOMMEND = "prepare", "tune", "benchmark", "recommend"
+PREPARE, TUNE, BENCHMARK, ANALYSE, RECOMMEND = "prepare", "tune", "benchmark", "analyse", "recommend"
 COMMANDS: dict[str, Any] = {
     PREPARE: prepare_command,
     TUNE: tune_command,
     BENCHMARK: benchmark_command,
+    ANALYSE: analyse_command,
     RECOMMEND: recommend_command,
 }
 

@@ -63,10 +63,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tune_command": {"config_files", "errors"},
     "suites": SETTINGS | {"benchmarking", "training", "provenance", "ray_session", "tuning"},
     "benchmark_command": {"config_files", "errors"},
+    "pictures": {"errors"},
+    "analyses": SETTINGS
+    | {"data", "models", "evaluation", "training", "session", "quick_start", "benchmarking", "suites", "pictures"}
+    | PARTS,
+    "analyse_command": {"analyses", "config_files", "registry", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},
     "command_line": SETTINGS
     | {"model_table", "quick_start", "prepare_command"}
-    | {"recommend_command", "tune_command", "benchmark_command"},
+    | {"recommend_command", "tune_command", "benchmark_command", "analyse_command"},
     "__main__": {"command_line"},
 }
 # Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.
@@ -76,6 +81,7 @@ MAY_IMPORT_LATE: dict[str, set[str]] = {
     "config_values": {"evaluation"},
     "tune_command": {"tuning"},
     "benchmark_command": {"suites"},
+    "analyse_command": {"pictures", "tuning"},
     "suites": {"command_line"},
     "__init__": {"quick_start", "data", "recommendation", "tuning", *SETTINGS},
 }

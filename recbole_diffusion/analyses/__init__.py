@@ -1,0 +1,1 @@
+"""What the papers show beside accuracy, each as a command with a picture and its numbers."""

@@ -1,0 +1,81 @@
+"""Pictures that print well: one style for everything that is drawn, as PNG and as SVG. Needs matplotlib.
+
+Colours are Okabe and Ito's, which everyone tells apart, and lines differ in their dashes too, so that a page printed in
+grey is still read. A picture is the same file, byte for byte, when it is drawn again from the same numbers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.errors import UserError
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_STYLE = {"font.size": 10, "svg.fonttype": "path", "axes.spines.top": False, "axes.spines.right": False}
+
+
+def check_matplotlib() -> None:
+    """Refuse, before any work, what would end without a picture.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("pictures need matplotlib: pip install 'recbole-diffusion[plots]'")
+
+
+def new_figure(columns: int = 1, rows: int = 1, *, width: float = 4.6, height: float = 3.4) -> tuple[Any, list[Any]]:
+    """A figure of its own canvas, which needs no display and no global state, and its panels, row by row.
+
+    Args:
+        columns, rows: of panels.
+        width, height: of a panel, in inches.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        panel.set_axisbelow(True)
+    return figure, panels
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour, dashes and marker of the index-th line of a panel."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": DASHES[(index // len(COLOURS) + index) % len(DASHES)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "markersize": 4,
+        "linewidth": 1.4,
+    }
+
+
+def save(figure: Any, stem: Path, *, about: str = "") -> list[Path]:
+    """Write `<stem>.png` and `<stem>.svg`; the files.
+
+    Args:
+        figure: of `new_figure`.
+        stem: path without suffix; its folder is made.
+        about: kept in the files' metadata.
+    """
+    import matplotlib
+
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": stem.name}):
+        for file in files:
+            part = file.with_name(f".{file.name}.part")
+            metadata = {"Description": about, **({"Date": None} if file.suffix == ".svg" else {"Software": None})}
+            figure.savefig(part, format=file.suffix[1:], dpi=200, metadata=metadata)
+            part.replace(file)
+    return files
