@@ -17,7 +17,9 @@ OPTIONS: dict[str, str] = {
     "threads": "NUMBER of CPU threads of a run (default: its share of the cores)",
     "show_progress": "False: no lines while it runs",
 }
-FLAGS: dict[str, str] = {"tables_only": "run nothing: the tables of what is finished, also while the suite runs elsewhere"}
+FLAGS: dict[str, str] = {
+    "tables_only": "run nothing: the tables of what is finished, also while the suite runs elsewhere"
+}
 BARE = ()
 POSITIONAL = "benchmark"  # the option that stands without its key
 USAGE = "FILE"

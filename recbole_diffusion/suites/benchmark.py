@@ -16,7 +16,7 @@ from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import cores
 from recbole_diffusion.suites import searching
-from recbole_diffusion.suites.candidates import Choice, plan_choice
+from recbole_diffusion.suites.candidates import plan_choice
 from recbole_diffusion.suites.performing import LOG, Outcome, Processes
 from recbole_diffusion.suites.plan import PlannedRun, plan_run
 from recbole_diffusion.suites.runner import Progress, locked, run_all

@@ -1,4 +1,4 @@
-"""A model's configuration, chosen among listed ones: each is a run with the model's first seed, the best on validation wins.
+"""A model's configuration, chosen among listed ones: each is a run with the first seed, the best on validation wins.
 
 The winner's run is the first seed's run of the table, so nothing is trained twice. The test rows decide nothing: a
 candidate's test metrics lie in its folder and are not read.

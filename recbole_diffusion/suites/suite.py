@@ -5,7 +5,7 @@
     seeds: [1, 2, 3]
     settings: {epochs: 20}            # of every run
     time_limit: 3600                  # seconds of a run's training
-    order: seeds                      # seeds: all models with the first seed, then the second ... | models: all seeds of a model
+    order: seeds                      # seeds: all models with the first seed first | models: all seeds of a model first
     models:
       SASRecCE:                       # a label, the model's name unless `model` says another
       DiffuRec: {preset: paper}

@@ -53,7 +53,12 @@ def write(folder: Path, text: str = TEXT) -> Path:
 
 def run(folder: Path, data: Path, text: str = TEXT, *, tables_only: bool = False) -> SuiteResult:
     return benchmark(
-        write(folder, text), data_path=data, output=folder / "out", threads=1, show_progress=False, tables_only=tables_only
+        write(folder, text),
+        data_path=data,
+        output=folder / "out",
+        threads=1,
+        show_progress=False,
+        tables_only=tables_only,
     )
 
 
@@ -153,12 +158,12 @@ def wait_for(pattern: str, folder: Path, seconds: float = 120.0) -> Path:
 def test_what_was_cut_goes_on(tmp_path: Path, small_data: Path, how: signal.Signals) -> None:
     file = write(tmp_path, ALONE.replace("epochs: 2", "epochs: 80, stopping_step: 100"))
     process = start(file, small_data, tmp_path / "out")
-    checkpoint = wait_for("checkpoint.state", tmp_path / "out")
+    metrics = wait_for("metrics.csv", tmp_path / "out")  # written after the first epoch's checkpoint
     process.send_signal(how)
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     assert how == signal.SIGKILL or "the same command goes on" in said
-    folder = checkpoint.parents[1]
+    folder = metrics.parent
     assert not (folder / "result.json").exists()
     with locked(tmp_path / "out" / "tiny"):  # nothing is at work any more
         pass

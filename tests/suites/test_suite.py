@@ -70,7 +70,7 @@ def test_a_suite_is_its_models_datasets_and_seeds(tmp_path: Path) -> None:
         (
             "    seeds: 7",
             "    candidates: {lambda_std: 0.1}",
-            r"mine\.yaml:11: models\.DiffuRec without diffusion\.candidates\.lambda_std must be a list of different values",
+            r"mine\.yaml:11: models\.DiffuRec without diffusion\.candidates\.lambda_std must be a list of different",
         ),
         (
             "    seeds: 7",
