@@ -115,9 +115,10 @@ def benchmark(
         )
 
     if tables_only:
-        known = {key: values for key, it in {**choices, **searches}.items() if (values := it.chosen()) is not None}
-        open_ones = {*choices, *searches} - {*known}
-        runs = tuple(run for run in planned(known) if (run.label, run.dataset) not in open_ones)
+        decided = {key: choice.chosen() for key, choice in choices.items()}
+        decided.update({key: search.chosen() for key, search in searches.items()})
+        known = {key: values for key, values in decided.items() if values is not None}
+        runs = tuple(run for run in planned(known) if decided.get((run.label, run.dataset), run) is not None)
         return SuiteResult(suite, folder, runs, (), tuple(write_suite_tables(suite, folder, runs)))
     # Everything that can be wrong with keys and data is found before anything starts.
     fixed = [run for run in planned({}) if (run.label, run.dataset) not in choices]
@@ -126,7 +127,7 @@ def benchmark(
         _prepare_data([*fixed, *candidates], place)
         keep = () if lock is None else (lock,)
         chosen = _searched(searches.values(), place, keep)
-        first = [run for run in planned(chosen) if (run.label, run.dataset) not in choices]
+        first = tuple(run for run in planned(chosen) if (run.label, run.dataset) not in choices)
 
         def then(run: PlannedRun) -> Sequence[PlannedRun]:
             """Once all candidates of a model have ended: its runs with the best of them."""
