@@ -5,7 +5,7 @@
 Both sides make the same runs and further evaluations, one at a time and one thread each, with data prepared before. The
 suite's side is the command from nothing to its tables; the bare side is a loop over the `asked.yaml` files that the
 suite left, which are what a person would have written: `recbole-diff run --config_files=...` and `recbole-diff evaluate
-...`. Wall-clock time and CPU time, processes included; CPU time says little of waiting, but other programs change it less.
+...`. Wall-clock and CPU time, processes included; the latter says little of waiting, but other programs change it less.
 """
 
 from __future__ import annotations
