@@ -44,14 +44,16 @@ class Request:
         """
         return self.wholes(key, [default], least=least, single=True)[0]
 
-    def wholes(self, key: str, default: Sequence[int], *, least: int = 1, single: bool = False) -> list[int]:
+    def wholes(
+        self, key: str, default: Sequence[int], *, least: int = 1, most: int | None = None, single: bool = False
+    ) -> list[int]:
         """Whole numbers, given as ``[1, 2]``, ``1,2`` or ``1``.
 
         Raises:
-            UserError: one is none, or below `least`.
+            UserError: one is none, or outside `least` .. `most`.
         """
-        allowed = f"{'a whole number' if single else 'whole numbers'} from {least}"
-        return self._numbers(key, default, int, lambda number: number >= least, allowed, single)
+        allowed = f"{'a whole number' if single else 'whole numbers'} from {least}" + f" to {most}" * (most is not None)
+        return self._numbers(key, default, int, lambda number: least <= number <= (number if most is None else most), allowed, single)
 
     def numbers(
         self, key: str, default: Sequence[float], *, least: float = -math.inf, most: float = math.inf
