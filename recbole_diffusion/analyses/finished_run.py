@@ -158,7 +158,8 @@ def shown_cutoff(request: Request, config: RunConfig) -> int:
     own = int(text) if text.isdigit() and int(text) in cutoffs else max(cutoffs)
     cutoff = request.whole("cutoff", own)
     if cutoff not in cutoffs:
-        raise UserError(f"--cutoff is {cutoff}; the run's topk has {', '.join(map(str, cutoffs))}, add --topk=[{cutoff}]")
+        allowed = ", ".join(map(str, cutoffs))
+        raise UserError(f"--cutoff is {cutoff}; the run's topk has {allowed}, add --topk=[{cutoff}]")
     return cutoff
 
 

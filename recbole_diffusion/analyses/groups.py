@@ -89,7 +89,7 @@ def _share(request: Request) -> float:
 def _cutoff(request: Request, run: KeptRows, metrics: list[str]) -> int:
     """The cut-off of the picture's metrics."""
     if not metrics:
-        raise UserError("--runs have no metric of ranks in common; repeat their tests with one list of metrics and topk")
+        raise UserError("--runs have no metric of ranks in common; repeat their tests with equal metrics and topk")
     cutoffs = sorted({int(name.partition("@")[2]) for name in metrics})
     path = run.record.folder / "config.yaml"
     own = str(values_of(settings(run.record.folder), path, ["valid_metric"]).get("valid_metric")).partition("@")[2]

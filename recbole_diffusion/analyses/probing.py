@@ -120,7 +120,9 @@ def _categories(folder: Path, request: Request) -> tuple[CategoriesOfItems, int,
     config, _ = evaluation_config(folder, request.config, data_path=request.data_path)
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
     if not path.is_file():
-        raise UserError(f"probing needs {path} with the items' categories; put it there, category_field names its column")
+        raise UserError(
+            f"probing needs the items' categories, a column of {path} that category_field names; put it there"
+        )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
         dataset = checked_dataset(config.entry.dataset_class)(config)
@@ -293,7 +295,8 @@ def _draw(request: Request, lines: list[list[Any]], task: Task) -> list[Any]:
         panel.bar(place, found.mean, 0.7, yerr=found.deviation, capsize=3, **bar_style(place))
     reference = summarise([line[2] for line in lines if line[0] == MAJORITY]).mean
     panel.axhline(reference, color="black", linestyle="--", linewidth=1, label="most frequent category")
-    panel.set_xticks(range(len(names)), names, rotation=20 if len(names) > 3 else 0, ha="right" if len(names) > 3 else "center")
+    slanted = {"rotation": 20, "ha": "right"} if len(names) > 3 else {}
+    panel.set_xticks(range(len(names)), names, **slanted)
     panel.set_ylabel("accuracy of the linear probe")
     panel.set_title(f"{len(task.names)} categories ({task.column})", fontsize=11)
     panel.grid(False, axis="x")

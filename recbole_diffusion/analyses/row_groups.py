@@ -72,7 +72,7 @@ def head_items(counts: np.ndarray, share: float) -> np.ndarray:
 
 
 def length_groups(lengths: np.ndarray, number: int) -> np.ndarray:
-    """The group of each row, 0 for the shortest: group g has the lengths above percentile g and up to g + 1 of `number`.
+    """The group of each row, 0 for the shortest: group g has lengths above percentile g and up to g + 1 of `number`.
 
     Rows of one length stay together, so that groups are of unequal size, and some empty, where many rows are.
 

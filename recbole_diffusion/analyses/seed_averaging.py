@@ -1,8 +1,8 @@
 """What averaging several samplings gains (DiffuRecSys, Algorithm 3): accuracy against n, with what it costs.
 
 A user is ranked by the mean of the vectors of n reverse chains, which is the key `n_eval_samples`. Each n is evaluated
-with several seeds of the noise, `eval_seed`, `eval_seed` + 1, ...: how far these lie apart is what the noise alone makes
-of a metric, and a gain that is no larger than it is none. The gain over n = 1 is tested as models are: for each user,
+with several seeds of the noise, `eval_seed`, `eval_seed` + 1, ...: how far these lie apart is what noise alone makes of
+a metric, and a gain that is no larger is none. The gain over n = 1 is tested as models are: for each user,
 averaged over the seeds first, with a bootstrap interval over users.
 """
 
@@ -86,8 +86,11 @@ def analyse(request: Request) -> Findings:
     shown = metrics_at(metrics, cutoff)
     header = ["samples", "eval_seeds", *(name + part for name in metrics for part in OF_A_METRIC)]
     table = [
-        [point.samples, seeds, *(cell for name in metrics for cell in _cells(point, points[0], name))]
-        + point.time.cells()
+        [
+            *(point.samples, seeds),
+            *(cell for name in metrics for cell in _cells(point, points[0], name)),
+            *point.time.cells(),
+        ]
         for point in points
     ]
     return Findings(
@@ -113,8 +116,11 @@ def _cells(point: Point, single: Point, name: str) -> list[float | None]:
 def _text(run: FinishedRun, points: list[Point], shown: list[str], seeds: int) -> str:
     header = ["samples", *(column for name in shown for column in (printed_name(name), "±", "gain")), "ms a user"]
     rows = [
-        [str(point.samples), *(cell for name in shown for cell in _cells(point, points[0], name)[:3])]
-        + [point.time.ranking.median]
+        [
+            str(point.samples),
+            *(cell for name in shown for cell in _cells(point, points[0], name)[:3]),
+            point.time.ranking.median,
+        ]
         for point in points
     ]
     time = points[0].time

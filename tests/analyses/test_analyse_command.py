@@ -75,7 +75,12 @@ def test_a_mistake_leaves_no_empty_folder(
 def test_a_key_of_another_analysis_may_be_one_of_the_run(tmp_path: Path) -> None:
     """`--steps` is a key of reverse_steps, and one of RecBole's DiffRec."""
     config = Overrides()
-    options = {"analysis": "uncertainty", "checkpoint": str(tmp_path / "none"), "steps": "5", "output": str(tmp_path / "o")}
+    options = {
+        "analysis": "uncertainty",
+        "checkpoint": str(tmp_path / "none"),
+        "steps": "5",
+        "output": str(tmp_path / "o"),
+    }
     with pytest.raises(UserError, match="no checkpoint at"):
         analyse_command.run(options, set(), config)
     assert config == {"steps": 5}
@@ -102,7 +107,7 @@ def test_single_numbers_and_words(tmp_path: Path) -> None:
         asked(tmp_path, split="train").choice("split", ("test", "valid"))
     assert asked(tmp_path).choice("split", ("test", "valid")) == "test"
     assert asked(tmp_path, user="a 'b c'").words("user") == ["a", "b c"]
-    with pytest.raises(UserError, match="cannot read --user='a': No closing quotation|cannot read --user="):
+    with pytest.raises(UserError, match="cannot read --user=''a': No closing quotation"):
         asked(tmp_path, user="'a").words("user")
 
 

@@ -21,7 +21,6 @@ from recbole_diffusion.analyses.uncertainty import cosines, in_the_plane
 from recbole_diffusion.command_line import main
 from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.errors import UserError
-
 from tests.conftest import write_interactions
 
 KEYS: dict[str, Any] = {
@@ -31,7 +30,7 @@ KEYS: dict[str, Any] = {
 MODELS: dict[str, dict[str, Any]] = {
     "DiffuRec": {"n_layers": 1, "n_heads": 2, "num_steps": 4, "lambda_std": 1.0},
     "SASRecCE": {"n_layers": 1, "n_heads": 2},
-    "DimeRec": {"num_steps": 4, "metrics": ["Recall"], "reverse_noise": "sqrt_posterior"},
+    "DimeRec": {"num_steps": 4, "metrics": ["Recall"], "valid_metric": "Recall@5", "reverse_noise": "sqrt_posterior"},
 }
 TIMED = ["--timed_users=8", "--rounds=2"]
 
@@ -249,9 +248,7 @@ def test_probing(runs: Runs, tmp_path: Path) -> None:
     assert pd.read_csv(every / "probing.csv")["accuracy"].iloc[2] == 1.0  # all of them are of the category "all"
 
 
-def test_runs_that_do_not_go_with_an_analysis(
-    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_that_do_not_go_with_an_analysis(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, plain = tmp_path / "out", runs["SASRecCE"].folder
     for name in ("reverse_steps", "seed_averaging", "uncertainty"):
         line = refused(capsys, folder, name, f"--checkpoint={plain}")

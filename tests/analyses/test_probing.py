@@ -104,7 +104,7 @@ def test_the_weights_of_a_checkpoint(tmp_path: Path) -> None:
     tensors = {"model.item_embedding.weight": torch.arange(8.0).reshape(4, 2), "model.other.weight": torch.ones(3, 5)}
     write_checkpoint(file, Checkpoint(tensors, {"data": facts}))
     assert item_embeddings(tmp_path, "item_embedding.weight", 3, facts).tolist() == [[0, 1], [2, 3], [4, 5]]
-    with pytest.raises(UserError, match="--embedding may be item_embedding.weight or other.weight"):
+    with pytest.raises(UserError, match=r"--embedding may be item_embedding\.weight or other\.weight"):
         item_embeddings(tmp_path, "item.weight", 3, facts)
     with pytest.raises(UserError, match="was trained on other data"):
         item_embeddings(tmp_path, "item_embedding.weight", 3, {**facts, "ids": "j"})
