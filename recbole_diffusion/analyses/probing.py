@@ -2,8 +2,9 @@
 
 The item embeddings of a finished run are frozen, and a linear classifier of the items' categories is trained on them:
 multinomial logistic regression with an L2 penalty, scored on items that it has not seen, in cross-validation. The
-folds are the same for all runs. Two references stand beside the runs: vectors that were drawn and never trained, and
-the most frequent category for everything. No model is built and no interaction is ranked.
+strength of the penalty is chosen within the training items of each fold. The folds are the same for all runs. Two
+references stand beside the runs: vectors that were drawn and never trained, and the most frequent category for
+everything. No model is built and no interaction is ranked.
 
 The paper has one number a model for ML-10M, whose films have several genres, and says neither which one is to be
 predicted nor how items are split (docs/decisions/103-analyses-of-a-run.md). Here `labels` chooses:
@@ -35,7 +36,7 @@ from recbole_diffusion.benchmarking.statistics import summarise
 from recbole_diffusion.data.item_categories import CategoriesOfItems
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.pictures import bar_style, new_figure, save
+from recbole_diffusion.pictures import GREY, bar_style, new_figure, save
 from recbole_diffusion.provenance import check_same_data, data_fingerprint
 from recbole_diffusion.quick_start import evaluation_config
 from recbole_diffusion.training.checkpoint import read_checkpoint
@@ -47,6 +48,7 @@ LABELS = ("first", "all")
 SCORES = ("accuracy", "macro_f1", "micro_f1")
 MAJORITY = "majority"
 ITERATIONS = 1_000
+PENALTIES = (0.001, 0.01, 0.1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def analyse(request: Request) -> Findings:
     """
     folds = request.whole("folds", 5, least=2)
     seed = request.whole("seed", 0, least=0)
-    penalty = _above_zero(request.numbers("inverse_penalty", [1.0]))
+    penalties = _above_zero(request.numbers("inverse_penalty", PENALTIES))
     which = request.choice("labels", LABELS)
     runs = named_runs(request.options["runs"])
     if any(name == MAJORITY or name.startswith("random, D = ") for name, _ in runs):
@@ -91,28 +93,30 @@ def analyse(request: Request) -> Findings:
     parts = split(task, folds, seed)
     progress = Progress(len(vectors) * folds)
     lines = []
-    for name, table in [*vectors.items(), (MAJORITY, None)]:
+    for name, table in vectors.items():
         for fold, (train, test) in enumerate(parts):
-            scores = majority(task, train, test) if table is None else probe(table, task, train, test, penalty, name)
-            lines.append([name, fold, *score(task, test, *scores).values()])
-            if table is not None:
-                progress.step(f"{name}, fold {fold + 1} of {folds}: accuracy {lines[-1][2]:.4f}")
+            penalty = best_penalty(table, task, train, penalties, seed, name)
+            found_scores = score(task, test, *probe(table, task, train, test, penalty, name))
+            lines.append([name, fold, *found_scores.values(), penalty])
+            progress.step(f"{name}, fold {fold + 1} of {folds}: accuracy {found_scores['accuracy']:.4f}, C {penalty:g}")
+    for fold, (train, test) in enumerate(parts):
+        lines.append([MAJORITY, fold, *score(task, test, *majority(task, train, test)).values(), None])
     sizes = {name: table.shape[1] for name, table in vectors.items()}
-    summary = _summary(lines, sizes, dict(runs), task, which, folds, penalty, seed)
+    summary = _summary(lines, sizes, dict(runs), task, which, folds, penalties, seed)
     return Findings(
         _text(task, summary),
         [
             *_draw(request, lines, task),
             request.write_csv("probing.csv", _COLUMNS, summary),
-            request.write_csv("folds.csv", ("run", "fold", *SCORES), lines),
+            request.write_csv("folds.csv", ("run", "fold", *SCORES, "inverse_penalty"), lines),
         ],
     )
 
 
-def _above_zero(values: list[float]) -> float:
-    if len(values) != 1 or values[0] <= 0:
-        raise UserError(f"--inverse_penalty must be one number above 0, got {values}")
-    return values[0]
+def _above_zero(values: list[float]) -> list[float]:
+    if min(values) <= 0:
+        raise UserError(f"--inverse_penalty must be numbers above 0, got {min(values):g}")
+    return sorted(set(values))
 
 
 def _categories(folder: Path, request: Request) -> tuple[CategoriesOfItems, int, dict[str, Any]]:
@@ -228,6 +232,27 @@ def probe(
     return probabilities, _one_each(probabilities) if task.single else probabilities > 0.5
 
 
+def best_penalty(
+    table: np.ndarray, task: Task, train: np.ndarray, penalties: list[float], seed: int, name: str
+) -> float:
+    """The value of C, ascending, that a quarter of the training items is likeliest under; the test items are not seen.
+
+    Arguments are those of `probe`; `seed` draws the quarter.
+    """
+    if len(penalties) == 1:
+        return penalties[0]
+    own = Task(task.items[train], task.labels[train], task.names, task.single, task.column)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a category may have fewer than four of them
+        fitted, held = split(own, 4, seed)[0]
+    losses = []
+    for penalty in penalties:
+        probabilities, _ = probe(table, own, fitted, held, penalty, name)
+        right = np.where(own.labels[held], probabilities, 1.0 if own.single else 1.0 - probabilities)
+        losses.append(-np.log(np.maximum(right, 1e-12)).sum())
+    return penalties[int(np.argmin(losses))]
+
+
 def majority(task: Task, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The training items' shares of categories for every item: as `probe`, of a vector that says nothing."""
     probabilities = np.broadcast_to(task.labels[train].mean(0), (len(test), len(task.names)))
@@ -265,7 +290,7 @@ def _summary(
     task: Task,
     which: str,
     folds: int,
-    penalty: float,
+    penalties: list[float],
     seed: int,
 ) -> list[list[Any]]:
     """A line of _COLUMNS for each run and reference: mean and sample standard deviation over folds."""
@@ -275,7 +300,8 @@ def _summary(
         for place in range(2, 2 + len(SCORES)):
             found = summarise([line[place] for line in lines if line[0] == name])
             cells += [found.mean, found.deviation]
-        rows.append([*cells, len(task.items), len(task.names), task.column, which, folds, penalty, seed])
+        tried = " ".join(f"{penalty:g}" for penalty in penalties)
+        rows.append([*cells, len(task.items), len(task.names), task.column, which, folds, tried, seed])
     return rows
 
 
@@ -292,13 +318,13 @@ def _draw(request: Request, lines: list[list[Any]], task: Task) -> list[Any]:
     figure, (panel,) = new_figure(width=max(3.6, 1.2 + 0.9 * len(names)))
     for place, name in enumerate(names):
         found = summarise([line[2] for line in lines if line[0] == name])
-        panel.bar(place, found.mean, 0.7, yerr=found.deviation, capsize=3, **bar_style(place))
+        style = bar_style(place) | ({"color": GREY} if name.startswith("random, D = ") else {})
+        panel.bar(place, found.mean, 0.7, yerr=found.deviation, capsize=3, **style)
     reference = summarise([line[2] for line in lines if line[0] == MAJORITY]).mean
     panel.axhline(reference, color="black", linestyle="--", linewidth=1, label="most frequent category")
     slanted = {"rotation": 20, "ha": "right"} if len(names) > 3 else {}
     panel.set_xticks(range(len(names)), names, **slanted)
-    panel.set_ylabel("accuracy of the linear probe")
-    panel.set_title(f"{len(task.names)} categories ({task.column})", fontsize=11)
+    panel.set_ylabel(f"accuracy, {len(task.names)} categories ({task.column})")
     panel.grid(False, axis="x")
-    panel.legend(frameon=False, fontsize=8)
+    panel.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0))
     return save(figure, request.output / "probing", about="accuracy of a linear probe of items' categories")

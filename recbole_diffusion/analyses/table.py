@@ -26,7 +26,7 @@ OPTIONS: dict[str, str] = {
     "labels": "first (default): an item's first category | all of them",
     "folds": "NUMBER of folds of the cross-validation (default: 5)",
     "least_items": "NUMBER of items without which a category is left out (default: 10, or folds)",
-    "inverse_penalty": "NUMBER above 0: C of scikit-learn's LogisticRegression (default: 1)",
+    "inverse_penalty": "NUMBERS above 0, of which each fold chooses: C of scikit-learn's (default: 0.001,0.01,0.1,1)",
     "embedding": "NAME of the weight with a vector an item (default: item_embedding.weight)",
 }
 

@@ -28,13 +28,12 @@ from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.ranking import rank_by_vectors
 from recbole_diffusion.evaluation.repeated_sampling import SampledItems, items_over_samplings
 from recbole_diffusion.models.base import evaluation_seed, relevance
-from recbole_diffusion.pictures import COLOURS, MARKERS, new_figure, save
+from recbole_diffusion.pictures import COLOURS, GREY, MARKERS, new_figure, save
 from recbole_diffusion.training.evaluation import progress
 
 logger = logging.getLogger(__name__)
 
 POINTS = ("history", "row", "user", "sampling", "vector", "x", "y")
-OTHERS_COLOUR = "#BBBBBB"
 COUNTS = (
     *("row", "user", "history_length", "samplings", "k", "distinct_items", "listed_items"),
     *("cosine_within", "cosine_between"),
@@ -103,8 +102,8 @@ def chosen_rows(run: FinishedRun, request: Request, generator: np.random.Generat
 
 def _row_of(run: FinishedRun, token: str) -> int:
     dataset = run.rows._dataset
-    number = dataset.field2token_id[dataset.uid_field].get(token)
-    rows = np.flatnonzero(np.asarray(dataset.inter_feat[dataset.uid_field]) == number) if number is not None else []
+    number = dataset.field2token_id[dataset.uid_field].get(token, -1)
+    rows: np.ndarray = np.flatnonzero(np.asarray(dataset.inter_feat[dataset.uid_field]) == number)
     if not len(rows):
         raise UserError(f"--user: no {run.split} row of a user {token!r}")
     if len(rows) > 1:
@@ -223,7 +222,7 @@ def _draw(request: Request, run: FinishedRun, counts: list[list[Any]], points: l
     panel.set_yticks([])
     others = [point[5:] for point in points if point[0] == "other"]
     if others:
-        panel.scatter(*zip(*others, strict=True), s=8, color=OTHERS_COLOUR, linewidths=0, label="other histories")
+        panel.scatter(*zip(*others, strict=True), s=8, color=GREY, linewidths=0, label="other histories")
     for number, (row, user, _, samplings, k, distinct, *_) in enumerate(counts):
         own = [point[5:] for point in points if point[:2] == ["chosen", row]]
         style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
@@ -231,5 +230,5 @@ def _draw(request: Request, run: FinishedRun, counts: list[list[Any]], points: l
         label = f"{name}, {samplings} noises: {distinct} items in top-{k}"
         panel.scatter(*zip(*own, strict=True), s=16, alpha=0.7, linewidths=0, label=label, **style)
     panel.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0.0))
-    panel.set_title(f"x_0 of {run.config['model']} on {run.config['dataset']}, t-SNE", fontsize=11)
+    panel.set_title(f"user vectors of {run.config['model']} on {run.config['dataset']}, t-SNE", fontsize=11)
     return save(figure, request.output / "uncertainty", about="reconstructed x_0 in the plane of t-SNE")

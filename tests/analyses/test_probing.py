@@ -11,6 +11,7 @@ import torch
 
 from recbole_diffusion.analyses.probing import (
     Task,
+    best_penalty,
     item_embeddings,
     majority,
     probe,
@@ -87,6 +88,19 @@ def test_scores_by_hand() -> None:
     said = np.array([[1, 0], [0, 1], [0, 1]], dtype=bool)
     found = score(task, np.arange(3), said.astype(float), said)
     assert np.allclose(list(found.values()), [2 / 3, 2 / 3, 2 / 3])
+
+
+def test_the_penalty_that_unseen_items_are_likeliest_under() -> None:
+    """What can be learned wants a weak penalty, what cannot a strong one; the test items are not looked at."""
+    table, task = two_clouds()
+    train, _ = split(task, 4, 0)[0]
+    assert best_penalty(table, task, train, [1e-4, 1.0], 0, "x") == 1.0
+    noise = np.random.default_rng(2).standard_normal((41, 30))
+    assert best_penalty(noise, task, train, [1e-4, 1.0], 0, "x") == 1e-4
+    several = Task(task.items, np.concatenate((task.labels, task.labels), axis=1), ["a", "b", "c", "d"], False, "genre")
+    assert best_penalty(table, several, train, [1e-4, 1.0], 0, "x") == 1.0
+    assert best_penalty(noise, several, train, [1e-4, 1.0], 0, "x") == 1e-4
+    assert best_penalty(table, task, train, [7.0], 0, "x") == 7.0
 
 
 def test_folds_repeat_and_hold_every_item_once() -> None:
