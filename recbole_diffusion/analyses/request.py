@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from recbole_diffusion.config_files import Overrides
+from recbole_diffusion.config_files import Overrides, parse_value
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.training.checkpoint import write_text_atomically
 
@@ -43,14 +42,20 @@ class Request:
         """
         return self.wholes(key, [default], least=least, single=True)[0]
 
-    def wholes(self, key: str, default: Sequence[int], *, least: int = 1, single: bool = False) -> list[int]:
+    def wholes(
+        self, key: str, default: Sequence[int], *, least: int = 1, most: int | None = None, single: bool = False
+    ) -> list[int]:
         """Whole numbers, given as ``[1, 2]``, ``1,2`` or ``1``.
 
         Raises:
-            UserError: one is none, or below `least`.
+            UserError: one is none, or outside `least` .. `most`.
         """
-        allowed = f"{'a whole number' if single else 'whole numbers'} from {least}"
-        return self._numbers(key, default, int, lambda number: number >= least, allowed, single)
+        allowed = f"{'a whole number' if single else 'whole numbers'} from {least}" + f" to {most}" * (most is not None)
+
+        def fits(number: int) -> bool:
+            return least <= number and (most is None or number <= most)
+
+        return self._numbers(key, default, int, fits, allowed, single)
 
     def numbers(
         self, key: str, default: Sequence[float], *, least: float = -math.inf, most: float = math.inf
@@ -62,6 +67,25 @@ class Request:
         """
         bounds = f" from {least:g}" * (least > -math.inf) + f" to {most:g}" * (most < math.inf)
         return self._numbers(key, default, float, lambda number: least <= number <= most, "numbers" + bounds, False)
+
+    def choice(self, key: str, allowed: Sequence[str]) -> str:
+        """One of some words; the first where none is given.
+
+        Raises:
+            UserError: another word.
+        """
+        text = self.options.get(key, allowed[0])
+        if text not in allowed:
+            raise UserError(f"--{key} must be {' or '.join(allowed)}, got '{text}'")
+        return text
+
+    def words(self, key: str) -> list[str]:
+        """Words separated by blanks, those that hold a blank in quotes; empty where the key is not given.
+
+        Raises:
+            UserError: a quote is not closed.
+        """
+        return split_words(key, self.options.get(key, ""))
 
     def _numbers(
         self,
@@ -76,15 +100,14 @@ class Request:
         if text is None:
             return list(default)
         wrong = UserError(f"--{key} must be {words}, got '{text}'")
-        try:
-            given = yaml.safe_load(text if text.lstrip().startswith("[") else f"[{text}]")
-        except yaml.YAMLError:
-            raise wrong from None
+        given = parse_value(text if text.lstrip().startswith("[") else f"[{text}]")
+        if not isinstance(given, list):
+            raise wrong
         found: list[Value] = []
         for value in given:
             try:
                 number = kind(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise wrong from None
             if isinstance(value, bool) or number != float(value) or not math.isfinite(number) or not allowed(number):
                 raise wrong
@@ -118,16 +141,26 @@ class Findings:
     files: list[Path] = field(default_factory=list)
 
 
+def split_words(key: str, text: str) -> list[str]:
+    """The words of a key's value.
+
+    Raises:
+        UserError: a quote is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"cannot read --{key}='{text}': {error}") from error
+
+
 def named_runs(text: str) -> list[tuple[str, Path]]:
     """Run folders of the key `runs`, each with its name: the given one, or that of the folder.
 
     Raises:
         UserError: there is none, one is no folder, a name is given twice.
     """
-    import shlex
-
     found: list[tuple[str, Path]] = []
-    for word in shlex.split(text):
+    for word in split_words("runs", text):
         name, equals, folder = word.partition("=")
         path = Path(folder if equals else word)
         if not path.is_dir():
