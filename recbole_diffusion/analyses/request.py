@@ -63,6 +63,11 @@ class Request:
         bounds = f" from {least:g}" * (least > -math.inf) + f" to {most:g}" * (most < math.inf)
         return self._numbers(key, default, float, lambda number: least <= number <= most, "numbers" + bounds, False)
 
+    def texts(self, key: str) -> list[str]:
+        """Names, given as ``[a, b]``, ``a,b`` or ``a``; none where the key is absent."""
+        words = (word.strip() for word in self.options.get(key, "").strip().strip("[]").split(","))
+        return [word for word in words if word]
+
     def _numbers(
         self,
         key: str,

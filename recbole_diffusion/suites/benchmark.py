@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,17 +16,15 @@ from recbole_diffusion.ray_session import cores
 from recbole_diffusion.suites import searching
 from recbole_diffusion.suites.performing import LOG, Outcome, Processes
 from recbole_diffusion.suites.plan import PlannedRun, plan_run
+from recbole_diffusion.suites.plan_file import write_plan
 from recbole_diffusion.suites.runner import Progress, locked, run_all
 from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.suites.tables import write_suite_tables
-from recbole_diffusion.training.checkpoint import write_text_atomically
 from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.progress_lines import messages
 
 logger = logging.getLogger(__name__)
-
-SUITE_FILE = "suite.json"
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,19 @@ class SuiteResult:
     def missing(self) -> list[PlannedRun]:
         """Runs without a result."""
         return [run for run in self.runs if not run.finished]
+
+    def check(self) -> None:
+        """Refuse to go on where runs failed.
+
+        Raises:
+            UserError: how many, and why the first one did.
+        """
+        failed = [outcome for outcome in self.outcomes if outcome.reason is not None]
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {len(self.runs)} runs failed, the first: {failed[0].name}: {failed[0].reason}; the "
+                f"others are kept in {self.folder}, the same command tries again"
+            )
 
 
 def benchmark(
@@ -110,7 +119,7 @@ def benchmark(
             )
             for model, dataset, seed in suite.rows()
         )
-        _write(folder, suite, runs)
+        write_plan(folder, suite, runs)
         outcomes = run_all(runs, place, at_a_time=max_concurrent, tell=_tell, keep=keep)
     tables = write_suite_tables(suite, folder, runs)
     return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(tables))
@@ -174,18 +183,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _write(folder: Path, suite: Suite, runs: tuple[PlannedRun, ...]) -> None:
-    """suite.json: what was asked for, and where each run lies."""
-    facts = {
-        "suite": suite.name,
-        "about": suite.about,
-        "reference": suite.reference,
-        "runs": [
-            {**{key: value for key, value in dataclasses.asdict(run).items() if key != "place"},
-             "place": run.place.relative_to(folder).as_posix()}
-            for run in runs
-        ],
-    }  # fmt: skip
-    write_text_atomically(folder / SUITE_FILE, json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n")

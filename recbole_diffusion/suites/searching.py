@@ -94,7 +94,8 @@ def make(search: PlannedSearch, place: Mapping[str, Any], processes: Processes, 
         words = ["tune", f"--model={search.model.model}", f"--dataset={search.dataset}"]
         words += [f"--config_files='{asked}'", f"--tune={search.model.search.space}", "--scheduler=none"]
         words += [f"--num_trials={search.model.search.num_trials}", f"--storage_path={search.place}"]
-        words += [f"--preset={search.model.preset}"] if search.model.preset else []
+        if search.model.preset and "preset" not in search.keys:
+            words.append(f"--preset={search.model.preset}")
     else:
         words = ["tune", f"--resume={sweep}"]
     if place.get("num_threads"):
