@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
 from recbole_diffusion.analyses.table import ANALYSES
 from recbole_diffusion.analyses.table import OPTIONS as OWN_OPTIONS
-from recbole_diffusion.config_files import Overrides
+from recbole_diffusion.config_files import Overrides, parse_value
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import nearest
 
@@ -55,21 +56,32 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
     for key in analysis.needs:
         if key not in options:
             raise UserError(f"{name} needs --{key}={OWN_OPTIONS[key].split()[0].rstrip(',')}")
-    for key in options:
-        if key in OWN_OPTIONS and key not in own:
+    for key in [key for key in options if key in OWN_OPTIONS and key not in own]:
+        if not analysis.config:
             raise UserError(f"--{key} does not go with {name}, which takes {', '.join(own)}")
+        config[key] = parse_value(options[key])  # a key of another analysis may be one of a run or an evaluation
     if config and not analysis.config:
         key = next(iter(config))
         hint = nearest(key, own)
-        raise UserError(f"unknown key '{key}' of {name}; " + (f"did you mean '{hint}'?" if hint else f"it takes {own}"))
+        raise UserError(
+            f"unknown key '{key}' of {name}; " + (f"did you mean '{hint}'?" if hint else f"it takes {', '.join(own)}")
+        )
     from recbole_diffusion.analyses.request import Request
     from recbole_diffusion.pictures import check_matplotlib
     from recbole_diffusion.tuning.progress_lines import messages
 
     check_matplotlib()
     output = Path(options.get("output", f"analyses/{name}"))
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {output} ({error.strerror}); change --output") from error
     request = Request(options, config, output, options.get("data_path"))
     with messages(True):
-        findings = import_module(f"recbole_diffusion.analyses.{analysis.module}").analyse(request)
+        try:
+            findings = import_module(f"recbole_diffusion.analyses.{analysis.module}").analyse(request)
+        except UserError:
+            with contextlib.suppress(OSError):  # a folder that holds something stays
+                output.rmdir()
+            raise
     return "\n".join([findings.text.rstrip("\n"), *(f"written: {path}" for path in findings.files)])

@@ -14,6 +14,7 @@ from recbole_diffusion.errors import UserError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")
+HATCHES = ("", "//", "..", "\\\\", "xx", "--")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE = {"font.size": 10, "svg.fonttype": "path", "axes.spines.top": False, "axes.spines.right": False}
 
@@ -60,6 +61,16 @@ def line_style(index: int) -> dict[str, Any]:
     }
 
 
+def bar_style(index: int) -> dict[str, Any]:
+    """Colour and hatching of the index-th kind of bars of a panel."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "hatch": HATCHES[(index // len(COLOURS) + index) % len(HATCHES)],
+        "edgecolor": "white",
+        "linewidth": 0,
+    }
+
+
 def save(figure: Any, stem: Path, *, about: str = "") -> list[Path]:
     """Write `<stem>.png` and `<stem>.svg`; the files.
 
@@ -76,6 +87,9 @@ def save(figure: Any, stem: Path, *, about: str = "") -> list[Path]:
         for file in files:
             part = file.with_name(f".{file.name}.part")
             metadata = {"Description": about, **({"Date": None} if file.suffix == ".svg" else {"Software": None})}
-            figure.savefig(part, format=file.suffix[1:], dpi=200, metadata=metadata)
-            part.replace(file)
+            try:
+                figure.savefig(part, format=file.suffix[1:], dpi=200, metadata=metadata)
+                part.replace(file)
+            finally:
+                part.unlink(missing_ok=True)
     return files

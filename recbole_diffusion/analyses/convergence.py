@@ -58,7 +58,7 @@ def _metrics(request: Request, table: str, curves: Sequence[TrainingCurve]) -> l
     there = [name for name in there if name != "seconds"]
     if not there:
         raise UserError(f"no run on {table} was validated, so there is nothing to draw; train with eval_step above 0")
-    asked = request.texts("metric")
+    asked = request.options.get("metric", "").replace(",", " ").split()
     if not asked:
         first = curves[0].run.folder
         chosen = values_of(settings(first), first / CONFIG, ["valid_metric"]).get("valid_metric", there[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,10 +64,24 @@ class Request:
         bounds = f" from {least:g}" * (least > -math.inf) + f" to {most:g}" * (most < math.inf)
         return self._numbers(key, default, float, lambda number: least <= number <= most, "numbers" + bounds, False)
 
-    def texts(self, key: str) -> list[str]:
-        """Names, given as ``[a, b]``, ``a,b`` or ``a``; none where the key is absent."""
-        words = (word.strip() for word in self.options.get(key, "").strip().strip("[]").split(","))
-        return [word for word in words if word]
+    def choice(self, key: str, allowed: Sequence[str]) -> str:
+        """One of some words; the first where none is given.
+
+        Raises:
+            UserError: another word.
+        """
+        text = self.options.get(key, allowed[0])
+        if text not in allowed:
+            raise UserError(f"--{key} must be {' or '.join(allowed)}, got '{text}'")
+        return text
+
+    def words(self, key: str) -> list[str]:
+        """Words separated by blanks, those that hold a blank in quotes; empty where the key is not given.
+
+        Raises:
+            UserError: a quote is not closed.
+        """
+        return split_words(key, self.options.get(key, ""))
 
     def _numbers(
         self,
@@ -89,7 +104,7 @@ class Request:
         for value in given:
             try:
                 number = kind(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise wrong from None
             if isinstance(value, bool) or number != float(value) or not math.isfinite(number) or not allowed(number):
                 raise wrong
@@ -123,16 +138,26 @@ class Findings:
     files: list[Path] = field(default_factory=list)
 
 
+def split_words(key: str, text: str) -> list[str]:
+    """The words of a key's value.
+
+    Raises:
+        UserError: a quote is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"cannot read --{key}='{text}': {error}") from error
+
+
 def named_runs(text: str) -> list[tuple[str, Path]]:
     """Run folders of the key `runs`, each with its name: the given one, or that of the folder.
 
     Raises:
         UserError: there is none, one is no folder, a name is given twice.
     """
-    import shlex
-
     found: list[tuple[str, Path]] = []
-    for word in shlex.split(text):
+    for word in split_words("runs", text):
         name, equals, folder = word.partition("=")
         path = Path(folder if equals else word)
         if not path.is_dir():
