@@ -36,6 +36,7 @@ from recbole_diffusion.suites.benchmark import SuiteResult
 
 Runs = Mapping[Variant, Sequence[RunRecord]]
 LEVEL = 0.95
+_WORDS = {"test": "test", "valid": "validation"}
 
 
 def analyse(request: Request) -> Findings:
@@ -132,8 +133,8 @@ def _drawn(grid: Grid, keys: Sequence[str], metrics: Sequence[str], runs: Runs, 
     )
     for panel, metric in zip(panels, metrics, strict=True):
         scale = factor(metric)
-        for number, (split, shift) in enumerate((("test", -0.06), ("valid", 0.06))):
-            style = line_style(number)
+        for number, split in enumerate(_splits(runs, metric)):
+            style, shift = line_style(number), 0.12 * number - 0.06
             if not numeric:  # a line between names would say that there is something between them
                 style["linestyle"] = "none"
             values = [[_of(run, split)[metric] * scale for run in variant_runs] for variant_runs in runs.values()]
@@ -147,7 +148,7 @@ def _drawn(grid: Grid, keys: Sequence[str], metrics: Sequence[str], runs: Runs, 
                 [summary.mean for summary in summaries],
                 yerr=[summary.deviation or 0.0 for summary in summaries],
                 capsize=3,
-                label={"test": "test", "valid": "validation"}[split],
+                label=_WORDS[split],
                 **style,
             )
         _draw_printed(panel, metric, list(printed.values()))
@@ -173,6 +174,11 @@ def _draw_printed(
         ]
         if points:
             panel.plot(*zip(*points, strict=True), "*", markersize=9, color=COLOURS[2 + number], label=short)
+
+
+def _splits(runs: Runs, metric: str) -> list[str]:
+    """test, and valid where runs validated."""
+    return [name for name in ("test", "valid") if all(metric in _of(run, name) for rs in runs.values() for run in rs)]
 
 
 def _of(run: RunRecord, split: str) -> Mapping[str, float]:
@@ -211,14 +217,14 @@ def _write_runs(request: Request, name: str, runs: Runs) -> Path:
 
 
 def _text(grid: Grid, keys: Sequence[str], metric: str, runs: Runs, printed: Printed) -> str:
-    scale = factor(metric)
+    scale, splits = factor(metric), _splits(runs, metric)
     rows, valid = [], {}
     sources = list(dict.fromkeys(s.short for of_value in printed.values() for s, f in of_value if metric in f))
     for variant, records in runs.items():
         cells = [variant.value]
-        for split in ("test", "valid"):
+        for split in splits:
             summary = summarise([_of(run, split)[metric] * scale for run in records])
-            cells.append(f"{summary.mean:.4f}" + (f" ± {summary.deviation:.4f}" if summary.deviation is not None else ""))
+            cells.append(f"{summary.mean:.4f}" + ("" if summary.deviation is None else f" ± {summary.deviation:.4f}"))
             if split == "valid":
                 valid[variant.value] = summary.mean
         figures = {source.short: figures.get(metric) for source, figures in printed[variant]}
@@ -226,9 +232,12 @@ def _text(grid: Grid, keys: Sequence[str], metric: str, runs: Runs, printed: Pri
         rows.append(cells)
     number = len(next(iter(runs.values())))
     seeds = f"mean and standard deviation of {number} seeds" if number > 1 else "one seed"
-    head = [", ".join(keys), "test", "validation", *(f"printed ({short})" for short in sources)]
-    title = ", ".join(word for word in (f"{grid.model} on {grid.dataset}", printed_name(metric), unit(metric), seeds) if word)
-    best = (max if bigger_is_better(metric) else min)(valid, key=lambda value: valid[value])
-    lines = [title, text_table(head, rows), f"best on validation: {best}"]
+    head = [", ".join(keys), *map(_WORDS.__getitem__, splits), *(f"printed ({short})" for short in sources)]
+    words = (f"{grid.model} on {grid.dataset}", printed_name(metric), unit(metric), seeds)
+    title = ", ".join(word for word in words if word)
+    lines = [title, text_table(head, rows)]
+    if valid:
+        best = (max if bigger_is_better(metric) else min)(valid, key=lambda value: valid[value])
+        lines.append(f"best on validation: {best}")
     lines += [f"not trained: {value}: {reason}" for value, reason in grid.refused.items()]
     return "\n".join(lines)

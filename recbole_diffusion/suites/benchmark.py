@@ -95,7 +95,8 @@ def benchmark(
     given = Overrides(given, origin=given.origin)  # the caller's own stays as it is
     if data_path is not None:
         given["data_path"] = str(data_path)
-    place: dict[str, Any] = {key: given.pop(key) for key in ("use_gpu", "gpu_id", "cache", "cache_dir") if key in given}
+    own = ("use_gpu", "gpu_id", "cache", "cache_dir", "ray_address")
+    place: dict[str, Any] = {key: given.pop(key) for key in own if key in given}
     if "data_path" in given:
         place["data_path"] = given["data_path"]
     place.update(num_threads=threads or max(cores() // max_concurrent, 1), show_progress=False)

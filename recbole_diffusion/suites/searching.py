@@ -100,6 +100,7 @@ def make(search: PlannedSearch, place: Mapping[str, Any], processes: Processes, 
         words = ["tune", f"--resume={sweep}"]
     if place.get("num_threads"):
         words += [f"--cpus_per_trial={place['num_threads']}"] if sweep is None else []
+    words += [f"--ray_address={place['ray_address']}"] if place.get("ray_address") else []
     code = processes.call(words, log, environment={}, keep=keep)
     if processes.stopped:
         raise KeyboardInterrupt

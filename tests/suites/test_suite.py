@@ -9,6 +9,7 @@ import pytest
 from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.plan import plan_run, slug
+from recbole_diffusion.suites.plan_file import SUITE_FILE, read_plan, write_plan
 from recbole_diffusion.suites.suite import Suite, read_suite
 
 SUITES = Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
@@ -141,6 +142,35 @@ def test_a_wrong_key_of_the_command_line_is_not_the_suites(tmp_path: Path) -> No
     given = Overrides({"epochz": 1}, origin="command line")
     with pytest.raises(UserError, match=r"^unknown key 'epochz' \(command line\); did you mean 'epochs'"):
         plan_run(suite, model, dataset, seed, output=tmp_path, given=given)
+
+
+def test_a_preset_for_all_runs_is_that_of_each(tmp_path: Path) -> None:
+    text = "datasets: [amazon-beauty]\nmodels:\n  SASRecCE:\n  DMI: {preset: paper}\n"
+    suite = suite_of(tmp_path, text)
+    assert [planned(suite, number).preset for number in (0, 1)] == [None, "paper"]
+    assert [planned(suite, number, preset="paper").preset for number in (0, 1)] == ["paper", "paper"]
+    assert [planned(suite, number, preset=None).preset for number in (0, 1)] == [None, None]
+    assert planned(suite, preset="paper").place != planned(suite).place
+    of_all = suite_of(tmp_path, text + "settings: {preset: paper}\n")
+    assert planned(of_all).preset == "paper" and planned(of_all).place == planned(suite, preset="paper").place
+
+
+def test_a_seed_that_would_be_lost_is_refused(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD)
+    with pytest.raises(UserError, match=r"^seed \(configuration dict\): a suite's runs have its seeds; set seeds in .*yaml"):
+        planned(suite, seed=5)
+    with pytest.raises(UserError, match=r"^seed \(.*mine\.yaml:4\): a suite's runs have its seeds"):
+        planned(suite_of(tmp_path, GOOD.replace("{epochs: 1}", "{seed: 1}")))
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD)
+    runs = [plan_run(suite, *row, output=tmp_path, given={}) for row in suite.rows()]
+    write_plan(tmp_path, suite, runs)
+    assert read_plan(tmp_path) == runs
+    (tmp_path / SUITE_FILE).write_text('{"runs": [{"label": 1}]}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"suite\.json is not what a suite writes"):
+        read_plan(tmp_path)
 
 
 def test_labels_that_differ_have_folders_that_differ() -> None:
