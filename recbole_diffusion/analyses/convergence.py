@@ -67,7 +67,8 @@ def _metrics(request: Request, table: str, curves: Sequence[TrainingCurve]) -> l
     for key in keys:
         if key not in there:
             raise UserError(
-                f"no run on {table} validated {printed_name(key)}; --metric may be {', '.join(map(printed_name, there))}"
+                f"no run on {table} validated {printed_name(key)}; --metric may be "
+                + ", ".join(map(printed_name, there))
             )
     return keys
 
@@ -111,7 +112,8 @@ def _write_means(
     for label, seeds in groups.items():
         for metric in metrics:
             for epoch, row in mean_curve(seeds, VALID + metric).iterrows():
-                rows.append([label, metric, epoch, len(seeds), plain(row[SECONDS]), plain(row["mean"]), plain(row["std"])])
+                numbers = map(plain, row[[SECONDS, "mean", "std"]])
+                rows.append([label, metric, epoch, len(seeds), *numbers])
     header = ["run", "metric", "epoch", "seeds", "train_seconds", "mean", "std"]
     return request.write_csv(f"{stem}_means.csv", header, rows)
 
@@ -125,15 +127,17 @@ def _summary(table: str, groups: Mapping[str, Sequence[TrainingCurve]], metric: 
         for seed in seeds:
             values = seed.epochs.get(column)
             if values is not None and values.notna().any():
-                epoch = values.idxmax() if bigger_is_better(metric) else values.idxmin()
-                best.append((values[epoch] * scale, float(epoch), seed.epochs[SECONDS][epoch]))
+                place = int(values.argmax() if bigger_is_better(metric) else values.argmin())  # nan is passed over
+                value, seconds = float(values.iloc[place]) * scale, float(seed.epochs[SECONDS].iloc[place])
+                best.append((value, float(seed.epochs.index[place]), seconds))
         if not best:
             rows.append([label, "0", "", "", "", "", ""])
             continue
-        value, epoch, seconds = (sum(column) / len(best) for column in zip(*best, strict=True))
+        value, epoch, seconds = (sum(of_seeds) / len(best) for of_seeds in zip(*best, strict=True))
         trained = sum(len(seed.epochs) for seed in seeds) / len(seeds)
         whole = sum(seed.epochs[SECONDS].max() for seed in seeds) / len(seeds)
-        rows.append([label, f"{len(best)}", f"{value:.4f}", f"{epoch:g}", f"{seconds:.1f}", f"{trained:g}", f"{whole:.1f}"])
+        at_best = [f"{value:.4f}", f"{epoch:g}", f"{seconds:.1f}"]
+        rows.append([label, f"{len(best)}", *at_best, f"{trained:g}", f"{whole:.1f}"])
     head = ["", "seeds", f"best {printed_name(metric)}", "at epoch", "after s", "epochs", "s in all"]
     return f"{table}, validation, {unit(metric) or 'value'}, means over seeds\n{text_table(head, rows)}"
 
@@ -148,4 +152,5 @@ def _other_places(curves: Sequence[TrainingCurve]) -> list[str]:
         places.setdefault(f"{device}, num_threads {threads or 'not set'}", {})[curve.label] = None
     if len(places) < 2:
         return []
-    return ["Times are no comparison: " + "; ".join(f"{', '.join(labels)} on {place}" for place, labels in places.items())]
+    said = [f"{', '.join(labels)} on {place}" for place, labels in places.items()]
+    return ["Times are no comparison: " + "; ".join(said)]

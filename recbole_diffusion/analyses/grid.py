@@ -39,7 +39,7 @@ class Variant:
 
     value: str
     label: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,8 @@ def metrics_of(request: Request, base: RunConfig) -> list[str]:
     kinds = [str(kind).lower() for kind in base["metrics"]]
     there = [kind for kind in kinds if kind in METRICS_WITHOUT_CUTOFF]
     there += [f"{kind}@{cut}" for kind in kinds if kind not in there for cut in base["topk"]]
-    keys = list(dict.fromkeys(metric_key(name) for name in request.options.get("metric", "").replace(",", " ").split() or [str(base["valid_metric"])]))
+    asked = request.options.get("metric", "").replace(",", " ").split() or [str(base["valid_metric"])]
+    keys = list(dict.fromkeys(map(metric_key, asked)))
     for key in keys:
         if key not in map(metric_key, there):
             raise UserError(f"--metric: runs have no {key}; they have {', '.join(there)} (keys metrics and topk)")

@@ -19,10 +19,10 @@ MODEL = "DiffuRec"
 # model -> the keys of its lambda, and values: DiffuRec's figure goes from small ones to 0.1, DimeRec's are those of
 # Table 7, DMI's those of section 4.1.
 LAMBDA: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
-    "DiffuRec": (("lambda_mean", "lambda_std"), (0.0, 0.0001, 0.001, 0.01, 0.1)),
-    "DiffuRecSys": (("lambda_mean", "lambda_std"), (0.0, 0.0001, 0.001, 0.01, 0.1)),
-    "DimeRec": (("reconstruction_weight",), (0.0, 0.01, 0.1, 1.0, 10.0)),
-    "DMI": (("reconstruction_weight",), (0.0, 3.0, 4.0, 5.0, 6.0, 7.0)),
+    "DiffuRec": (("lambda_mean", "lambda_std"), (0, 0.0001, 0.001, 0.01, 0.1)),
+    "DiffuRecSys": (("lambda_mean", "lambda_std"), (0, 0.0001, 0.001, 0.01, 0.1)),
+    "DimeRec": (("reconstruction_weight",), (0, 0.01, 0.1, 1, 10)),
+    "DMI": (("reconstruction_weight",), (0, 3, 4, 5, 6, 7)),
 }
 
 

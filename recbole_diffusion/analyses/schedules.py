@@ -57,7 +57,7 @@ def fitting_schedules(request: Request, values: Sequence[Any]) -> tuple[list[Any
             config = RunConfig(model, dataset, (), keys)
             options_class = config.entry.options_class
             if options_class is not None and hasattr(options_class, "schedule"):
-                model_options(options_class, config).schedule()  # type: ignore[attr-defined]
+                model_options(options_class, config).schedule()
         except (UserError, ValueError) as error:
             refused[variant.value] = str(error)
         else:

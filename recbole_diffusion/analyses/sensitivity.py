@@ -160,9 +160,7 @@ def _drawn(grid: Grid, keys: Sequence[str], metrics: Sequence[str], runs: Runs, 
     return figure
 
 
-def _draw_printed(
-    panel: Any, metric: str, printed: Sequence[Sequence[tuple[Published, Mapping[str, float]]]]
-) -> None:
+def _draw_printed(panel: Any, metric: str, printed: Sequence[Sequence[tuple[Published, Mapping[str, float]]]]) -> None:
     """Printed figures as stars, a colour a source."""
     sources = dict.fromkeys(source.short for of_value in printed for source, _ in of_value)
     for number, short in enumerate(sources):
@@ -193,11 +191,11 @@ def _write_means(request: Request, name: str, runs: Runs, printed: Printed) -> P
             for metric in in_order(_of(records[0], split)):
                 values = [_of(run, split)[metric] * factor(metric) for run in records]
                 summary, interval = summarise(values), mean_interval(values, level=LEVEL)
-                ends = [None, None] if interval is None else [interval.low, interval.high]
+                ends: list[float | None] = [None, None] if interval is None else [interval.low, interval.high]
                 sources = [(f[metric], s.short) for s, f in printed[variant] if metric in f and split == "test"]
                 figure, source = sources[0] if sources else (None, None)
-                head = [variant.value, variant.label, split, metric, unit(metric), summary.number]
-                rows.append([*head, summary.mean, summary.deviation, *ends, figure, source])
+                words = [variant.value, variant.label, split, metric, unit(metric)]
+                rows.append([*words, summary.number, summary.mean, summary.deviation, *ends, figure, source])
     head = ["value", "label", "split", "metric", "unit", "seeds", "mean", "std", "low_95", "high_95"]
     return request.write_csv(f"{name}.csv", [*head, "printed", "printed_in"], rows)
 
@@ -205,7 +203,7 @@ def _write_means(request: Request, name: str, runs: Runs, printed: Printed) -> P
 def _write_runs(request: Request, name: str, runs: Runs) -> Path:
     """A line for each run, metrics as its result has them."""
     first = next(iter(runs.values()))[0]
-    rows = [
+    rows: list[list[Any]] = [
         [variant.value, run.seed, run.epochs, run.seconds, run.folder.relative_to(request.output).as_posix()]
         + [run.valid.get(metric) for metric in first.valid]
         + [run.test.get(metric) for metric in first.test]

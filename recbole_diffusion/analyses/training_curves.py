@@ -155,7 +155,8 @@ def time_axis(curves: Sequence[TrainingCurve]) -> tuple[str, float]:
 
 def columns_of(curves: Sequence[TrainingCurve], wanted: Callable[[str], bool]) -> list[str]:
     """Columns of some curves that are wanted, in the order in which they come."""
-    return [name for name in dict.fromkeys(name for curve in curves for name in curve.epochs) if wanted(name)]
+    names = dict.fromkeys(str(name) for curve in curves for name in curve.epochs)
+    return [name for name in names if wanted(name)]
 
 
 def plain(value: float) -> float | None:

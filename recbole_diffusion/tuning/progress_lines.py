@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class _Lines(logging.StreamHandler):  # type: ignore[type-arg]  # generic for type checkers alone
+class _Lines(logging.StreamHandler):
     """The handler of `messages`."""
 
 

@@ -18,6 +18,8 @@ def write_run(
     seed: int = 1,
     finished: bool = True,
     digest: str = "a",
+    test: float = 0.1,
+    valid: float = 0.1,
     **keys: Any,
 ) -> Path:
     """A run's folder with these lines of metrics.csv."""
@@ -32,7 +34,7 @@ def write_run(
         result = {
             "model": model, "dataset": "small", "seed": seed, "epochs": len(epochs), "wall_seconds": 1.0,
             "device": "cpu", "protocol": {"protocol": "leave_one_out"}, "data": {"files": {"small.inter": digest}},
-            "test_result": {"ndcg@10": 0.1}, "valid_result": {"ndcg@10": 0.1},
+            "test_result": {"ndcg@10": test}, "valid_result": {"ndcg@10": valid},
         }  # fmt: skip
         (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     return folder

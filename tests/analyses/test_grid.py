@@ -137,15 +137,13 @@ def test_every_lambda_is_a_key_with_zero_and_the_default_among_its_values(tmp_pa
     ("words", "message"),
     [
         (["lambda", "--model=SASRecCE", "--dataset=small"], "SASRecCE has no lambda; DiffuRec, DiffuRecSys, DimeRec"),
-        (["interests", "--model=DiffuRec", "--dataset=small"], "unknown key 'n_interests' (--values)"),
+        (["interests", "--model=DiffuRec", "--dataset=small"], "key 'n_interests' (--values) is read by ComiRecDR"),
         (["interests"], "interests needs --dataset=NAME"),
         (["schedules", "--dataset=small", "--values=[cosine,eq14]"], "--values: eq14: "),
         (["schedules", "--dataset=small", "--seeds=[1,1]"], "--seeds must be different ones"),
     ],
 )
-def test_wrong_words(
-    tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_words(tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     assert main(["analyse", *words, f"--output={tmp_path / 'out'}"]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
@@ -164,8 +162,16 @@ def test_an_interval_over_seeds() -> None:
 
 # file -> the copy of the paper's table, the rows of it, dataset -> ours, model column -> value
 TABLES = {
-    "DiffuRec.table3": ("diffurec_table3_ablation", "DiffuRec T3", {"Beauty": "amazon-beauty", "Movielens-1M": "ml-1m"}),
-    "DMI.table5": ("dmi_tables4to6", "DMI T5", {"Book": "amazon-books", "Gowalla": "gowalla", "Beauty": "amazon-beauty"}),
+    "DiffuRec.table3": (
+        "diffurec_table3_ablation",
+        "DiffuRec T3",
+        {"Beauty": "amazon-beauty", "Movielens-1M": "ml-1m"},
+    ),
+    "DMI.table5": (
+        "dmi_tables4to6",
+        "DMI T5",
+        {"Book": "amazon-books", "Gowalla": "gowalla", "Beauty": "amazon-beauty"},
+    ),
     **{
         f"DimeRec.table{number}": (
             "dimerec_tables3to8_ablation_sensitivity",

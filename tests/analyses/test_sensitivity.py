@@ -1,19 +1,26 @@
-"""A grid from the command line to its figures: trained once, found again, gone on with."""
+"""A grid's figures by hand, and from the command line: trained once, found again, drawn."""
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
-from statistics import mean, stdev
 
 import pytest
 
+from recbole_diffusion.analyses import sensitivity
+from recbole_diffusion.analyses.grid import Grid, variants_of
+from recbole_diffusion.analyses.request import Request
 from recbole_diffusion.command_line import main
+from recbole_diffusion.config_files import Overrides
+from recbole_diffusion.suites.benchmark import SuiteResult
+from recbole_diffusion.suites.plan import PlannedRun
+from recbole_diffusion.suites.suite import read_suite
+from tests.analyses.run_folders import epoch, write_run
 
 pytest.importorskip("matplotlib")
-KEYS = ["--epochs=1", "--eval_step=1", "--hidden_size=8", "--n_layers=1", "--n_heads=1", "--num_steps=4", "--topk=[5,10]"]
+# of values 2 and 4: test and validation of seeds 1 and 2
+FIGURES = {"2": [(0.10, 0.30), (0.20, 0.40)], "4": [(0.30, 0.10), (0.30, 0.20)]}
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
@@ -21,60 +28,82 @@ def rows_of(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_lambda_from_nothing_to_its_figures(
-    tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("recbole_diffusion.analyses.grid.PUBLISHED", printed(tmp_path))
-    out = tmp_path / "out"
-    words = ["analyse", "lambda", "--dataset=small", f"--data_path={small_data}", f"--output={out}", *KEYS]
-    words += ["--values=[0,0.001]", "--threads=1", "--max_concurrent=2", "--metric=NDCG@10"]
-    assert main([*words, "--seeds=1"]) == 0
-    made = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
-    capsys.readouterr()
-    shutil.rmtree(next(iter(made)).parent)
-    assert main([*words, "--seeds=[1,2]"]) == 0
-    captured = capsys.readouterr()
-    lines = captured.err.splitlines()
-    assert sum(line.startswith("[4/4] ") for line in lines) == 1 and len(set(lines)) == len(lines)
-    kept = [path for path in made if path.exists()]
-    assert len(kept) == 1 and kept[0].stat().st_mtime_ns == made[kept[0]]  # found again, not made again
-
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "lambda").rglob("runs/**/result.json"))]
-    assert len(results) == 4
-    configs = {(r["seed"], r["test_result"]["ndcg@10"], r["valid_result"]["ndcg@10"]) for r in results}
-    runs = rows_of(out / "lambda_runs.csv")
-    assert {(int(r["seed"]), float(r["test_ndcg@10"]), float(r["valid_ndcg@10"])) for r in runs} == configs
-    for run in runs:  # each row is of the value that it says
-        config = (out / run["folder"] / "config.yaml").read_text(encoding="utf-8").splitlines()
-        value = f"{float(run['value'])}"
-        assert f"lambda_mean: {value}" in config and f"lambda_std: {value}" in config
-    for row in rows_of(out / "lambda.csv"):
-        values = [100 * float(run[f"{row['split']}_{row['metric']}"]) for run in runs if run["value"] == row["value"]]
-        assert float(row["mean"]) == pytest.approx(mean(values)) and float(row["std"]) == pytest.approx(stdev(values))
-        assert float(row["low_95"]) < float(row["mean"]) < float(row["high_95"]) or stdev(values) == 0
-        assert row["printed"] == ("12.5" if (row["value"], row["split"], row["metric"]) == ("0", "test", "ndcg@10") else "")
-    assert "DiffuRec on small, NDCG@10, percent, mean and standard deviation of 2 seeds" in captured.out
-    assert "12.5" in captured.out and "best on validation: " in captured.out
-    assert (out / "lambda.png").is_file() and (out / "lambda.svg").is_file()
-    page = (out / "lambda" / "tables" / "small.md").read_text(encoding="utf-8")
-    assert "lambda_mean=lambda_std=0.001" in page and "A paper" in page
-
-    # its suite is a suite's folder like any other, and by hand it is finished
-    assert main(["analyse", "convergence", f"--suite={out / 'lambda'}", f"--output={tmp_path / 'curves'}"]) == 0
-    assert len(rows_of(tmp_path / "curves" / "convergence.csv")) == 4
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
-    assert main(["benchmark", str(out / "lambda.yaml"), f"--output={out}", f"--data_path={small_data}"]) == 0
-    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
-
-
-def printed(folder: Path) -> Path:
+def printed(folder: Path, label: str) -> Path:
     """A folder of printed figures of our own."""
     place = folder / "published"
     place.mkdir()
-    facts = {
-        "short": "A paper, Table 1",
-        "source": "A paper",
-        "values": {"small": {"lambda_mean=lambda_std=0": {"NDCG@10": 12.5}}},
-    }
+    facts = {"short": "A paper, Table 1", "source": "A paper", "values": {"small": {label: {"NDCG@10": 12.5}}}}
     (place / "DiffuRec.table1.json").write_text(json.dumps(facts), encoding="utf-8")
     return place
+
+
+def test_figures_of_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_diffusion.analyses.grid.PUBLISHED", printed(tmp_path, "n_layers=4"))
+    grid = Grid("sensitivity", "about", "DiffuRec", "small", None, variants_of(["n_layers"], [2, 4]), {"9": "too many"})
+    runs = []
+    for value, figures in FIGURES.items():
+        for seed, (test, valid) in enumerate(figures, start=1):
+            place = tmp_path / "sensitivity" / value / str(seed)
+            write_run(place / "run", [epoch(1, 1.0, valid)], model="DiffuRec", seed=seed, test=test, valid=valid)
+            runs.append(PlannedRun(f"n_layers={value}", "small", seed, "DiffuRec", None, {}, place))
+    (tmp_path / "any.yaml").write_text("datasets: [small]\nmodels: {DiffuRec: }\n", encoding="utf-8")
+    result = SuiteResult(read_suite(tmp_path / "any.yaml"), tmp_path, tuple(runs), (), ())
+    request = Request({}, Overrides(), tmp_path)
+    found = sensitivity._findings(grid, request, ["n_layers"], ["ndcg@10"], result)
+
+    rows = {(row["value"], row["split"]): row for row in rows_of(tmp_path / "sensitivity.csv")}
+    assert list(rows) == [("2", "test"), ("2", "valid"), ("4", "test"), ("4", "valid")]
+    two = rows["2", "test"]  # percent; 10 and 20: 15 +- 7.0711, t(1, 0.975) / sqrt(2) = 8.98455
+    assert two["unit"] == "percent" and two["seeds"] == "2" and two["metric"] == "ndcg@10"
+    figures = [float(two[key]) for key in ("mean", "std", "low_95", "high_95")]
+    assert figures == pytest.approx([15, 7.071068, 15 - 63.53102, 15 + 63.53102], abs=1e-4)
+    assert float(rows["4", "test"]["std"]) == 0 and float(rows["2", "valid"]["mean"]) == pytest.approx(35)
+    assert [row["printed"] for row in rows.values()] == ["", "", "12.5", ""]  # what papers print is a test
+    lines = [line.split() for line in found.text.splitlines()]
+    assert found.text.startswith("DiffuRec on small, NDCG@10, percent, mean and standard deviation of 2 seeds\n")
+    assert ["2", "15.0000", "±", "7.0711", "35.0000", "±", "7.0711"] in lines
+    assert ["4", "30.0000", "±", "0.0000", "15.0000", "±", "7.0711", "12.5"] in lines
+    assert "best on validation: 2" in found.text  # although 4 has the better test
+    assert "not trained: 9: too many" in found.text
+    own = rows_of(tmp_path / "sensitivity_runs.csv")
+    assert [(row["value"], row["seed"], float(row["test_ndcg@10"])) for row in own] == [
+        ("2", "1", 0.1), ("2", "2", 0.2), ("4", "1", 0.3), ("4", "2", 0.3),
+    ]  # fmt: skip
+    assert own[3]["folder"] == "sensitivity/4/2/run"
+
+
+def test_lambda_from_nothing_to_its_figures(
+    tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recbole_diffusion.analyses.grid.PUBLISHED", printed(tmp_path, "lambda_mean=lambda_std=0"))
+    out = tmp_path / "out"
+    keys = {"epochs": 1, "eval_step": 1, "hidden_size": 8, "n_layers": 1, "n_heads": 1, "num_steps": 4}
+    words = ["analyse", "lambda", "--dataset=small", f"--data_path={small_data}", f"--output={out}", "--seeds=1"]
+    words += ["--threads=1", *(f"--{key}={value}" for key, value in keys.items())]
+    assert main([*words, "--values=0"]) == 0
+    (first,) = out.rglob("result.json")
+    made = first.stat().st_mtime_ns
+    capsys.readouterr()
+    assert main([*words, "--values=[0,0.001]"]) == 0
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert any(line.startswith("[2/2] lambda_mean=lambda_std=0.001 on small, seed 1: ") for line in lines)
+    assert len(set(lines)) == len(lines)  # no line is said twice
+    assert first.stat().st_mtime_ns == made  # found again, not made again
+
+    runs = rows_of(out / "lambda_runs.csv")
+    assert [run["value"] for run in runs] == ["0", "0.001"] and (out / runs[0]["folder"]) == first.parent
+    for run in runs:  # each row is of the value that it says, and of its result
+        config = (out / run["folder"] / "config.yaml").read_text(encoding="utf-8").splitlines()
+        assert f"lambda_mean: {run['value']}" in config and f"lambda_std: {run['value']}" in config
+        result = json.loads((out / run["folder"] / "result.json").read_text(encoding="utf-8"))
+        assert float(run["test_ndcg@10"]) == result["test_result"]["ndcg@10"]
+    assert "12.5" in said.out and (out / "lambda.png").is_file() and (out / "lambda.svg").is_file()
+    page = (out / "lambda" / "tables" / "small.md").read_text(encoding="utf-8")
+    assert "lambda_mean=lambda_std=0.001" in page and "A paper" in page
+
+    # it is a suite's folder like any other, and by hand it is finished
+    assert main(["analyse", "convergence", f"--suite={out / 'lambda'}", f"--output={tmp_path / 'curves'}"]) == 0
+    assert len(rows_of(tmp_path / "curves" / "convergence.csv")) == 2
+    assert main(["benchmark", str(out / "lambda.yaml"), f"--output={out}", f"--data_path={small_data}"]) == 0
+    assert len(list(out.rglob("result.json"))) == 2 and first.stat().st_mtime_ns == made

@@ -59,7 +59,8 @@ def test_convergence_of_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "a model      2       60.0000       2.5     35.0     3.5      50.0" in said
     rows = rows_of(tmp_path / "out" / "convergence.csv")
     assert len(rows) == 6 and rows[1] == {
-        "run": "a model", "seed": "1", "epoch": "3", "train_seconds": "30.0", "valid_ndcg@10": "0.3", "valid_hit@10": "0.6"
+        "run": "a model", "seed": "1", "epoch": "3", "train_seconds": "30.0",
+        "valid_ndcg@10": "0.3", "valid_hit@10": "0.6",
     }  # fmt: skip
     means = rows_of(tmp_path / "out" / "convergence_means.csv")
     assert [(row["metric"], row["epoch"]) for row in means] == [

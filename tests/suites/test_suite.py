@@ -157,7 +157,7 @@ def test_a_preset_for_all_runs_is_that_of_each(tmp_path: Path) -> None:
 
 def test_a_seed_that_would_be_lost_is_refused(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, GOOD)
-    with pytest.raises(UserError, match=r"^seed \(configuration dict\): a suite's runs have its seeds; set seeds in .*yaml"):
+    with pytest.raises(UserError, match=r"^seed \(command line\): a suite's runs have its seeds; set seeds in .*yaml"):
         planned(suite, seed=5)
     with pytest.raises(UserError, match=r"^seed \(.*mine\.yaml:4\): a suite's runs have its seeds"):
         planned(suite_of(tmp_path, GOOD.replace("{epochs: 1}", "{seed: 1}")))
