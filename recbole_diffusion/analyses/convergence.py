@@ -27,7 +27,7 @@ from recbole_diffusion.benchmarking.comparability import check_seeds, check_tabl
 from recbole_diffusion.benchmarking.metric_names import bigger_is_better, factor, metric_key, printed_name, unit
 from recbole_diffusion.benchmarking.results import CONFIG, settings, values_of
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.pictures import new_figure, save
+from recbole_diffusion.pictures import legend_below, new_figure, save
 
 
 def analyse(request: Request) -> Findings:
@@ -81,13 +81,12 @@ def _drawn(table: str, groups: Mapping[str, Sequence[TrainingCurve]], metrics: S
         column, scale = VALID + metric, factor(metric)
         draw_curves(by_epoch, groups, column, scale=scale)
         draw_curves(by_time, groups, column, scale=scale, seconds=True, time_unit=unit_seconds)
-        by_epoch.set_xlabel("epoch")
         by_time.set_xlabel(f"training time, {unit_name}")
         words = [printed_name(metric), "validation", unit(metric)]
         by_epoch.set_ylabel(", ".join(word for word in words if word))
         for panel in (by_epoch, by_time):
             panel.set_xlim(left=0)
-    panels[0].legend(frameon=False, fontsize=8)
+    legend_below(figure, panels)
     figure.suptitle(table, fontsize=11)
     return figure
 
@@ -147,9 +146,11 @@ def _other_places(curves: Sequence[TrainingCurve]) -> list[str]:
     places: dict[str, dict[str, None]] = {}
     for curve in curves:
         folder = curve.run.folder
-        threads = values_of(settings(folder), folder / CONFIG, ["num_threads"]).get("num_threads")
-        device = curve.run.device or "a device not recorded yet"
-        places.setdefault(f"{device}, num_threads {threads or 'not set'}", {})[curve.label] = None
+        place = curve.run.device  # with its number of threads
+        if place is None:
+            threads = values_of(settings(folder), folder / CONFIG, ["num_threads"]).get("num_threads")
+            place = f"a device not recorded yet with num_threads {threads or 'not set'}"
+        places.setdefault(place, {})[curve.label] = None
     if len(places) < 2:
         return []
     said = [f"{', '.join(labels)} on {place}" for place, labels in places.items()]

@@ -21,7 +21,7 @@ from recbole_diffusion.analyses.training_curves import (
     plain,
     read_curves,
 )
-from recbole_diffusion.pictures import new_figure, save
+from recbole_diffusion.pictures import legend_below, new_figure, save
 
 LOSS = "train_loss"
 _LOG_FROM = 20.0  # of the largest over the smallest value
@@ -33,21 +33,27 @@ def analyse(request: Request) -> Findings:
     Raises:
         UserError: no runs.
     """
+    from matplotlib.ticker import LogFormatter
+
     texts, files = [], []
     tables = read_curves(request)
     for table, curves in tables.items():
         stem = "loss_terms" if len(tables) == 1 else f"loss_terms_{table}"
         groups, terms = by_label(curves), _terms(curves)
-        figure, panels = new_figure(len(terms))
-        for panel, term in zip(panels, terms, strict=True):
+        columns = 2 if len(terms) == 4 else min(len(terms), 3)
+        figure, panels = new_figure(columns, -(-len(terms) // columns))
+        for panel in panels[len(terms) :]:
+            panel.remove()
+        for panel, term in zip(panels, terms, strict=False):
             draw_curves(panel, groups, term)
-            panel.set_xlabel("epoch")
             panel.set_title(_word(term), fontsize=10)
             values = [value for curve in curves if term in curve.epochs for value in curve.epochs[term].dropna()]
             if min(values) > 0 and max(values) / min(values) > _LOG_FROM:
                 panel.set_yscale("log")
+                panel.yaxis.set_major_formatter(LogFormatter())
+                panel.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         panels[0].set_ylabel("training loss, weighted")
-        panels[0].legend(frameon=False, fontsize=8)
+        legend_below(figure, panels[: len(terms)])
         figure.suptitle(table, fontsize=11)
         files += save(figure, request.output / stem, about=f"terms of the training loss on {table}")
         rows = [

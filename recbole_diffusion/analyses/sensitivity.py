@@ -31,7 +31,7 @@ from recbole_diffusion.benchmarking.published import Published, read_published, 
 from recbole_diffusion.benchmarking.results import RunRecord, read_run
 from recbole_diffusion.benchmarking.statistics import mean_interval, summarise
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.pictures import COLOURS, line_style, new_figure, save
+from recbole_diffusion.pictures import COLOURS, legend_below, line_style, new_figure, save
 from recbole_diffusion.suites.benchmark import SuiteResult
 
 Runs = Mapping[Variant, Sequence[RunRecord]]
@@ -152,10 +152,12 @@ def _drawn(grid: Grid, keys: Sequence[str], metrics: Sequence[str], runs: Runs, 
                 **style,
             )
         _draw_printed(panel, metric, list(printed.values()))
-        panel.set_xticks(range(len(words)), words, rotation=0 if max(map(len, words)) < 8 else 30, ha="center")
+        slanted = max(map(len, words)) * len(words) > 36
+        panel.set_xticks(range(len(words)), words, rotation=35 if slanted else 0, ha="right" if slanted else "center")
+        panel.set_xlim(-0.4, len(words) - 0.6)
         panel.set_xlabel(", ".join(keys))
         panel.set_ylabel(", ".join(word for word in (printed_name(metric), unit(metric)) if word))
-    panels[0].legend(frameon=False, fontsize=8)
+    legend_below(figure, panels)
     figure.suptitle(f"{grid.model} on {grid.dataset}", fontsize=11)
     return figure
 
@@ -235,7 +237,8 @@ def _text(grid: Grid, keys: Sequence[str], metric: str, runs: Runs, printed: Pri
     title = ", ".join(word for word in words if word)
     lines = [title, text_table(head, rows)]
     if valid:
-        best = (max if bigger_is_better(metric) else min)(valid, key=lambda value: valid[value])
-        lines.append(f"best on validation: {best}")
+        best = (max if bigger_is_better(metric) else min)(valid.values())
+        equal = [value for value, mean in valid.items() if mean == best]
+        lines.append(f"best on validation: {', '.join(equal)}" + ", which are equal" * (len(equal) > 1))
     lines += [f"not trained: {value}: {reason}" for value, reason in grid.refused.items()]
     return "\n".join(lines)

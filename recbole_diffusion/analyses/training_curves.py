@@ -145,6 +145,9 @@ def draw_curves(
             low, high = (mean["mean"] - mean["std"]) * scale, (mean["mean"] + mean["std"]) * scale
             panel.fill_between(places(mean), low, high, color=style["color"], alpha=0.15, linewidth=0)
         panel.plot(places(mean), mean["mean"] * scale, label=label, **style)
+    if not seconds:
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.set_xlabel("epoch")
 
 
 def time_axis(curves: Sequence[TrainingCurve]) -> tuple[str, float]:

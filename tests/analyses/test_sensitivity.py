@@ -63,7 +63,7 @@ def test_figures_of_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert found.text.startswith("DiffuRec on small, NDCG@10, percent, mean and standard deviation of 2 seeds\n")
     assert ["2", "15.0000", "±", "7.0711", "35.0000", "±", "7.0711"] in lines
     assert ["4", "30.0000", "±", "0.0000", "15.0000", "±", "7.0711", "12.5"] in lines
-    assert "best on validation: 2" in found.text  # although 4 has the better test
+    assert "best on validation: 2\n" in found.text  # although 4 has the better test
     assert "not trained: 9: too many" in found.text
     own = rows_of(tmp_path / "sensitivity_runs.csv")
     assert [(row["value"], row["seed"], float(row["test_ndcg@10"])) for row in own] == [
