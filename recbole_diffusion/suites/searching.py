@@ -47,14 +47,15 @@ class PlannedSearch:
         return max((path.parent for path in self.place.glob("*/sweep.json")), default=None)
 
     def chosen(self) -> dict[str, Any] | None:
-        """What the best trial drew; None before there is one."""
+        """What the best trial drew, and what the search space fixes for all trials; None before there is one."""
         sweep = self.sweep()
         if sweep is None or not (sweep / "tune_result.json").is_file():
             return None
         facts = json.loads((sweep / "tune_result.json").read_text(encoding="utf-8"))
         best = facts["best"]["trial"]
         values: dict[str, Any] = next(row["values"] for row in facts["trials"] if row["trial"] == best)
-        return values
+        fixed = {key: value for key, value in facts["space"].items() if key not in values}
+        return {**fixed, **values}
 
 
 def plan_search(
