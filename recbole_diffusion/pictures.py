@@ -14,6 +14,7 @@ from typing import Any
 from recbole_diffusion.errors import UserError
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#BBBBBB"  # what others are compared with
 DASHES = ("-", "--", ":", "-.")
 HATCHES = ("", "//", "..", "\\\\", "xx", "--")
 MARKERS = ("o", "s", "^", "D", "v", "P")

@@ -108,6 +108,23 @@ def evaluate(
     Raises:
         UserError: anything a person can correct, in one line.
     """
+    settings, path = evaluation_config(checkpoint, config, data_path=data_path, show_progress=show_progress)
+    folder = RunFolder.create(Path(output), f"evaluate-{settings['model']}-{settings['dataset']}")
+    return _execute(settings, folder, checkpoint=path)
+
+
+def evaluation_config(
+    checkpoint: str | Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    data_path: str | Path | None = None,
+    show_progress: bool | None = None,
+) -> tuple[RunConfig, Path]:
+    """The configuration with which a checkpoint is ranked, and the checkpoint file; arguments as those of `evaluate`.
+
+    Raises:
+        UserError: anything a person can correct, in one line.
+    """
     path = Path(checkpoint)
     if path.is_dir():
         path = RunFolder.open(path).best
@@ -122,8 +139,7 @@ def evaluate(
         overrides["eval_args"] = {**values.get("eval_args", {}), **overrides["eval_args"]}
     settings = RunConfig(values["model"], values["dataset"], (), overrides.over(_run_keys(values), str(path)))
     refuse_other_training_rows(settings, values, path)
-    folder = RunFolder.create(Path(output), f"evaluate-{settings['model']}-{settings['dataset']}")
-    return _execute(settings, folder, checkpoint=path)
+    return settings, path
 
 
 def _overrides(config: Mapping[str, Any] | None, data_path: str | Path | None, show_progress: bool | None) -> Overrides:

@@ -25,7 +25,7 @@ from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import check_same_data, code_version, data_fingerprint, device_name, package_versions
 from recbole_diffusion.registry import ModelEntry
-from recbole_diffusion.training.checkpoint import load_model, model_tensors, read_checkpoint
+from recbole_diffusion.training.checkpoint import Checkpoint, load_model, model_tensors, read_checkpoint
 from recbole_diffusion.training.run_folder import RunFolder
 from recbole_diffusion.training.shared_run import check_workers, in_turn
 from recbole_diffusion.training.trainer import trainer_class
@@ -131,8 +131,8 @@ class TrainingSession:
         self.trainer.load_best()
         self.valid_result = dict(self.trainer.best_valid_result or {})
 
-    def use(self, checkpoint: Path) -> None:
-        """Take a checkpoint's weights instead of training, and rank the validation rows with them.
+    def take(self, checkpoint: Path) -> None:
+        """Take a checkpoint's weights instead of training; nothing is ranked yet.
 
         Raises:
             UserError: the checkpoint is of other data or another model.
@@ -142,8 +142,29 @@ class TrainingSession:
         stored = read_checkpoint(checkpoint)
         check_same_data(stored.facts.get("data"), self.fingerprint, checkpoint, same_files=False)
         load_model(self.trainer.model, stored, checkpoint)
+
+    def use(self, checkpoint: Path) -> None:
+        """Take a checkpoint's weights, and rank the validation rows with them; raises what `take` does."""
+        self.take(checkpoint)
         if self.valid_data:
             self.valid_result = self._evaluate(self.valid_data, "valid")
+
+    def rebuild(self, keys: Mapping[str, Any]) -> None:
+        """Put a model of other keys in the place of the one that there is, with its weights; the data stay.
+
+        Args:
+            keys: of the configuration, which keeps them; none that data or weights depend on.
+
+        Raises:
+            UserError: a value that cannot be, or weights that do not fit.
+        """
+        for key, value in keys.items():
+            self.config[key] = value
+        weights = Checkpoint(model_tensors(self.trainer.model))
+        init_seed(self.config["seed"], self.config["reproducibility"])
+        model = _build_model(self.config.entry, self.config, self.train_data).to(self.config["device"])
+        load_model(model, weights, self.checkpoint or self.folder.best)
+        self.trainer.model = model
 
     def test(self) -> dict[str, float]:
         """Rank the test rows with the weights that the model has; empty where there are none."""

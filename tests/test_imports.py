@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pictures": {"errors"},
     "analyses": SETTINGS
     | {"data", "models", "evaluation", "training", "session", "quick_start", "benchmarking", "suites", "pictures"}
+    | {"provenance"}
     | PARTS,
     "analyse_command": {"analyses", "config_files", "registry", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},

@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from recbole_diffusion.config_files import Overrides
+from recbole_diffusion.config_files import Overrides, parse_value
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.training.checkpoint import write_text_atomically
 
@@ -44,14 +42,20 @@ class Request:
         """
         return self.wholes(key, [default], least=least, single=True)[0]
 
-    def wholes(self, key: str, default: Sequence[int], *, least: int = 1, single: bool = False) -> list[int]:
+    def wholes(
+        self, key: str, default: Sequence[int], *, least: int = 1, most: int | None = None, single: bool = False
+    ) -> list[int]:
         """Whole numbers, given as ``[1, 2]``, ``1,2`` or ``1``.
 
         Raises:
-            UserError: one is none, or below `least`.
+            UserError: one is none, or outside `least` .. `most`.
         """
-        allowed = f"{'a whole number' if single else 'whole numbers'} from {least}"
-        return self._numbers(key, default, int, lambda number: number >= least, allowed, single)
+        allowed = f"{'a whole number' if single else 'whole numbers'} from {least}" + f" to {most}" * (most is not None)
+
+        def fits(number: int) -> bool:
+            return least <= number and (most is None or number <= most)
+
+        return self._numbers(key, default, int, fits, allowed, single)
 
     def numbers(
         self, key: str, default: Sequence[float], *, least: float = -math.inf, most: float = math.inf
@@ -96,10 +100,9 @@ class Request:
         if text is None:
             return list(default)
         wrong = UserError(f"--{key} must be {words}, got '{text}'")
-        try:
-            given = yaml.safe_load(text if text.lstrip().startswith("[") else f"[{text}]")
-        except yaml.YAMLError:
-            raise wrong from None
+        given = parse_value(text if text.lstrip().startswith("[") else f"[{text}]")
+        if not isinstance(given, list):
+            raise wrong
         found: list[Value] = []
         for value in given:
             try:

@@ -1,29 +1,24 @@
-"""A table for a terminal."""
+"""A table for a terminal: the first column to the left, the others to the right."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width: cells whose column is all numbers to the right, others to the left.
-
-    Args:
-        head: names of the columns.
-        rows: as many cells each.
-    """
-    columns = list(zip(head, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    right = [any(cell for cell in column[1:]) and all(map(_numeric, column[1:])) for column in columns]
-    lines = []
-    for row in [head, *rows]:
-        cells = [
-            f"{cell:>{width}}" if to_right else f"{cell:<{width}}"
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Lines of equal width; numbers with four significant digits, None as a dash."""
+    cells = [list(header), *([_text(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            f"{cell:<{width}}" if not column else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
 
 
-def _numeric(cell: str) -> bool:
-    return not cell or cell[0] in "+-0123456789"
+def _text(cell: object) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:#.4g}" if isinstance(cell, float) else str(cell)

@@ -37,7 +37,7 @@ class CategoriesOfItems:
     Attributes:
         column: name of the column they come from.
         items: (P,) int64 internal id of an item, ascending.
-        categories: (P,) int64 one of its categories; no pair of item and category twice.
+        categories: (P,) int64 one of its categories, in the order in which its line has them; none twice for an item.
         names: the categories by number, in order of first appearance in the file.
     """
 
@@ -98,7 +98,7 @@ def read_item_categories(
     if not items:
         what = f"column {column} has a category for none of the {len(item_ids) - 1} items of the interactions"
         refuse(path, None, what, "name another column with category_field, or take the metrics of categories out")
-    order = np.lexsort((categories, items))
+    order = np.argsort(items, kind="stable")
     with_category = len(set(items))
     logger.info(
         "%s: column %s is the category of items, %d different; %d of %d items have one",

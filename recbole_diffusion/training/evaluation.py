@@ -64,7 +64,7 @@ class RankingTrainer(Trainer):
     workers: WorkerGroup = ALONE  # with several, each ranks its rows and the first one makes the metrics
     item_tensor: Any
     eval_collector: RankCollector
-    evaluated_rows: EvaluatedRows | None = None  # of the last evaluation, where `save_per_user` asks for them
+    evaluated_rows: EvaluatedRows | None = None  # of the last evaluation, where they are asked for
 
     @torch.no_grad()
     def evaluate(
@@ -75,15 +75,17 @@ class RankingTrainer(Trainer):
         show_progress: bool = False,
         *,
         split: str | None = None,
+        keep_rows: bool = False,
     ) -> dict[str, float]:
         """Rank every row of `eval_data` and return the metrics.
 
-        With `split` (valid or test) and `save_per_user` the rows are written to per_user/ of the run's folder.
+        With `split` (valid or test) and `save_per_user` the rows are written to per_user/ of the run's folder. With
+        either `save_per_user` or `keep_rows` they are to be had as `evaluated_rows`.
         """
         if load_best_model:
             self.load_best()
         sampled = isinstance(eval_data, NegSampleEvalDataLoader)
-        vectors = self._ready(eval_data, sampled)
+        vectors = self.ready(eval_data, sampled)
         batches, first_row, own = own_batches(eval_data, self.workers)
         numbered = self._numbered(progress(batches, "evaluate", show_progress), first_row)
         for number, batch in enumerate(numbered):
@@ -94,7 +96,7 @@ class RankingTrainer(Trainer):
             else:
                 self._rank_all(batch, vectors)
         result, rows = self._joined()
-        self.evaluated_rows = rows if self.config["save_per_user"] else None
+        self.evaluated_rows = rows if keep_rows or self.config["save_per_user"] else None
         if split is not None:
             self._write_per_user(split, eval_data._dataset, result)
         self.wandblogger.log_eval_metrics(result, head="eval")
@@ -133,18 +135,18 @@ class RankingTrainer(Trainer):
             raise UserError(f"k is {k}; it must be from 1 to {items}, the items of the data")
         if samplings < 1:
             raise UserError(f"samplings is {samplings}; it must be 1 or more")
-        vectors = self._ready(eval_data, False)
+        vectors = self.ready(eval_data)
         first = int(self.config["eval_seed"] or 0) if first_seed is None else first_seed
 
         def rank(batch: Any, seed: int) -> np.ndarray:
             with evaluation_seed(self.model, seed):
-                return self._ranked(batch, vectors, k, None).items
+                return self.ranked(batch, vectors, k, None).items
 
         batches = self._numbered(progress(eval_data, "sample", show_progress), 0)
         return items_over_samplings(batches, rank, range(first, first + samplings))
 
-    def _ready(self, eval_data: Any, sampled: bool) -> Tensor | None:
-        """Prepare to rank a loader's rows; the vectors of items, where the model scores by these."""
+    def ready(self, eval_data: Any, sampled: bool = False) -> Tensor | None:
+        """Prepare to rank a loader's rows; the vectors of items (V, D), where the model scores by these."""
         self.model.eval()
         generator = getattr(eval_data, "generator", None)  # it seeds workers, alike in a resumed run
         if generator is not None:
@@ -176,10 +178,10 @@ class RankingTrainer(Trainer):
         interaction, _, positive_u, positive_i = batch
         collector = self.eval_collector
         targets = by_row((positive_u, positive_i))
-        ranked = self._ranked(batch, item_vectors, collector.k, targets if collector.counts_targets else None)
+        ranked = self.ranked(batch, item_vectors, collector.k, targets if collector.counts_targets else None)
         collector.collect(ranked, targets, self._users(interaction))
 
-    def _ranked(self, batch: Any, item_vectors: Tensor | None, k: int, targets: Pairs | None) -> RankedRows:
+    def ranked(self, batch: Any, item_vectors: Tensor | None, k: int, targets: Pairs | None) -> RankedRows:
         """The k best of all items for each row of a batch; in float32, since reduced precision makes ties.
 
         Args:
