@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from recbole_diffusion.analyses.request import Request
-from recbole_diffusion.benchmarking.metric_names import metric_key
+from recbole_diffusion.benchmarking.metric_names import metric_key, printed_name
 from recbole_diffusion.config import METRICS_WITHOUT_CUTOFF, Overrides, RunConfig
 from recbole_diffusion.config_files import parse_value
 from recbole_diffusion.errors import UserError
@@ -158,7 +158,8 @@ def metrics_of(request: Request, base: RunConfig) -> list[str]:
     keys = list(dict.fromkeys(map(metric_key, asked)))
     for key in keys:
         if key not in map(metric_key, there):
-            raise UserError(f"--metric: runs have no {key}; they have {', '.join(there)} (keys metrics and topk)")
+            known = ", ".join(map(printed_name, there))
+            raise UserError(f"--metric: runs have no {printed_name(key)}; they have {known} (keys metrics and topk)")
     return keys
 
 

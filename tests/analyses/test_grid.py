@@ -109,7 +109,7 @@ def test_metrics_are_those_that_runs_compute(tmp_path: Path) -> None:
     base = check_variants(grid_of(["n_layers"], "[1]"), request)
     assert metrics_of(request, base) == ["ndcg@10"]
     assert metrics_of(request_of(tmp_path, metric="HR@5, ndcg@5"), base) == ["hit@5", "ndcg@5"]
-    with pytest.raises(UserError, match=r"--metric: runs have no hit@20; they have"):
+    with pytest.raises(UserError, match=r"--metric: runs have no HR@20; they have"):
         metrics_of(request_of(tmp_path, metric="HR@20"), base)
 
 
