@@ -63,12 +63,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
         tables_only="tables_only" in flags,
         **numbers,
     )
-    failed = [outcome for outcome in result.outcomes if outcome.reason is not None]
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(result.runs)} runs failed, the first: {failed[0].name}: {failed[0].reason}; the "
-            f"others are kept in {result.folder}, the same command tries again"
-        )
+    result.check()
     pages = [path for path in result.tables if path.suffix == ".md"]
     return "\n".join([*(path.read_text(encoding="utf-8") for path in pages), *(f"table: {path}" for path in pages)])
 

@@ -7,6 +7,7 @@ grey is still read. A picture is the same file, byte for byte, when it is drawn 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,20 @@ def bar_style(index: int) -> dict[str, Any]:
         "edgecolor": "white",
         "linewidth": 0,
     }
+
+
+def legend_below(figure: Any, panels: Sequence[Any]) -> None:
+    """One legend for all panels, below them, where it hides nothing; lines of one name stand in it once."""
+    named: dict[str, Any] = {}
+    for panel in panels:
+        for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
+            named.setdefault(name, handle)
+    longest = max(map(len, named), default=1)
+    across = max(int(figure.get_size_inches()[0] * 13 / (longest + 8)), 1)
+    figure.legend(
+        list(named.values()), list(named), loc="outside lower center", ncols=across, frameon=False, fontsize=8,
+        handlelength=3.5,
+    )  # fmt: skip
 
 
 def save(figure: Any, stem: Path, *, about: str = "") -> list[Path]:

@@ -87,14 +87,16 @@ def wheel(source_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_wheel_holds_every_module_and_yaml_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_every_module_yaml_and_printed_figure_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         metadata_names = {name.split(".dist-info/")[1] for name in archive.namelist() if ".dist-info/" in name}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "recbole_diffusion").rglob("*.py")}
     yamls = {f"recbole_diffusion/properties/{name}" for name in yaml_files(ROOT / "properties")}
     assert "recbole_diffusion/properties/overall.yaml" in yamls
-    assert names == modules | yamls | {"recbole_diffusion/py.typed"}
+    printed = {str(path.relative_to(ROOT)) for path in (ROOT / "recbole_diffusion").rglob("*.json")}
+    assert "recbole_diffusion/analyses/published/DMI.table5.json" in printed
+    assert names == modules | yamls | printed | {"recbole_diffusion/py.typed"}
     assert "licenses/LICENSE" in metadata_names
 
 

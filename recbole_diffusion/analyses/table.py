@@ -28,6 +28,16 @@ OPTIONS: dict[str, str] = {
     "least_items": "NUMBER of items without which a category is left out (default: 10, or folds)",
     "inverse_penalty": "NUMBERS above 0, of which each fold chooses: C of scikit-learn's (default: 0.001,0.01,0.1,1)",
     "embedding": "NAME of the weight with a vector an item (default: item_embedding.weight)",
+    "suite": "FOLDER that `benchmark`, or an analysis which trains, made for a suite (it has a suite.json)",
+    "model": "NAME of --list_models, or a class of yours as package.module:Class",
+    "dataset": "NAME of the folder in data_path with NAME.inter",
+    "preset": "paper: the settings of the model's paper for this dataset; your own keys win over them",
+    "vary": "KEY that is varied; several with commas between them get the same value",
+    "values": "[VALUES] of what is varied; {key: value, ...} among them is a value that takes several keys",
+    "seeds": "[NUMBERS], each value is trained with every one of them (default: [1,2,3])",
+    "metric": "METRICS to draw, with commas between them, such as NDCG@10 (default: valid_metric)",
+    "max_concurrent": "NUMBER of runs at a time (default: 1)",
+    "threads": "NUMBER of CPU threads of a run (default: its share of the cores)",
 }
 
 
@@ -50,6 +60,7 @@ class Analysis:
     config: bool = True
 
 
+_GRID = ("preset", "seeds", "metric", "max_concurrent", "threads")  # of those that train
 _RANKED = ("split", "cutoff", "timed_users", "rounds")
 
 ANALYSES: dict[str, Analysis] = {
@@ -83,5 +94,28 @@ ANALYSES: dict[str, Analysis] = {
         "how well a linear classifier reads items' categories off their embeddings, of one run or several",
         ("runs",),
         ("labels", "folds", "least_items", "inverse_penalty", "embedding", "seed"),
+    ),
+    # of several runs
+    "convergence": Analysis(
+        "convergence", "validation metric against epochs and training time", (), ("runs", "suite", "metric"), False
+    ),
+    "loss_terms": Analysis(
+        "loss_terms", "terms of the training loss over epochs (DimeRec, Figure 4)", (), ("runs", "suite"), False
+    ),
+    # which train
+    "sensitivity": Analysis(
+        "sensitivity", "any key of any model, varied", ("model", "dataset", "vary", "values"), _GRID
+    ),
+    "schedules": Analysis(
+        "schedules", "noise schedules (DiffuRec, Table 3)", ("dataset",), ("model", "values", *_GRID)
+    ),
+    "lambda": Analysis(
+        "lambda_sensitivity",
+        "lambda, 0 included (DiffuRec, Figure 3; DimeRec, Table 7; DMI, Figure 3)",
+        ("dataset",),
+        ("model", "values", *_GRID),
+    ),
+    "interests": Analysis(
+        "interests", "number of interests K (DMI, Table 5)", ("dataset",), ("model", "values", *_GRID)
     ),
 }

@@ -57,6 +57,29 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(float(np.mean(values)), deviation, len(values))
 
 
+@dataclass(frozen=True)
+class Interval:
+    """The ends of a confidence interval, in the unit of the values."""
+
+    low: float
+    high: float
+
+
+def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval | None:
+    """Student's confidence interval of the mean over runs, mean +- t_{n-1} s / sqrt(n); None for fewer than two runs.
+
+    Raises:
+        UserError: a level that cannot be.
+    """
+    if not 0 < level < 1:
+        raise UserError(f"level: {level} is no confidence level; allowed: between 0 and 1, as 0.95")
+    summary = summarise(values)
+    if summary.deviation is None:
+        return None
+    half = float(scipy.special.stdtrit(summary.number - 1, (1 + level) / 2)) * summary.deviation / summary.number**0.5
+    return Interval(summary.mean - half, summary.mean + half)
+
+
 # Over users ----------------------------------------------------------------------------------------------------------
 
 
@@ -193,14 +216,6 @@ def corrected(p_values: Sequence[float | None], correction: str = "holm") -> lis
     for place, value in zip(places, known.tolist(), strict=True):
         result[place] = value
     return result
-
-
-@dataclass(frozen=True)
-class Interval:
-    """The ends of a confidence interval, in the unit of the values."""
-
-    low: float
-    high: float
 
 
 def bootstrap_interval(

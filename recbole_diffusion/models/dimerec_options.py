@@ -10,6 +10,7 @@ from recbole_diffusion.denoisers.mlp import Fusion, MLPActivation
 from recbole_diffusion.diffusion.geodesic import GeodesicWalk, ReverseNoiseSpace, WalkScale
 from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
 from recbole_diffusion.diffusion.sampler import EarlyResult
+from recbole_diffusion.diffusion.schedules import NoiseSchedule
 from recbole_diffusion.interests.guidance_extractors import Guidance, Initialisation
 from recbole_diffusion.interests.routing import RoutingSoftmax
 from recbole_diffusion.losses.negatives import NegativeSampler, build_negative_sampler
@@ -91,9 +92,13 @@ class DimeRecOptions:
         if self.temperature <= 0.0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")
 
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that these keys name."""
+        return beta_schedule(self.noise_schedule, self.num_steps, self.beta_start, self.beta_end)
+
     def process(self) -> GeodesicWalk | GaussianProcess:
         """The walk on the sphere that these keys name, or the diffusion of ordinary vectors."""
-        schedule = beta_schedule(self.noise_schedule, self.num_steps, self.beta_start, self.beta_end)
+        schedule = self.schedule()
         if self.noise_space == "euclidean":
             return GaussianProcess(schedule, self.reverse_noise)
         return GeodesicWalk(

@@ -29,6 +29,7 @@ from recbole_diffusion.diffusion.guidance import ClassifierFreeGuidance, drop_co
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
 from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
 from recbole_diffusion.diffusion.sampler import build_sampler
+from recbole_diffusion.diffusion.schedules import NoiseSchedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.history_encoder import HistoryEncoder
 from recbole_diffusion.losses.reconstruction import reconstruction_distance
@@ -73,6 +74,10 @@ class DreamRecOptions:
             raise ValueError(f"condition_dropout is {self.condition_dropout}; it must lie in 0 .. 1")
         at_least(self, 1, ("hidden_size", "n_layers", "n_heads", "num_steps", "n_eval_samples"))
 
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that these keys name."""
+        return beta_schedule(self.noise_schedule, self.num_steps, self.beta_start, self.beta_end)
+
 
 class DreamRec(DiffusionRecommender):
     """DreamRec as a RecBole `SequentialRecommender`."""
@@ -89,8 +94,7 @@ class DreamRec(DiffusionRecommender):
             o.hidden_size, o.num_steps, hidden_sizes=o.denoiser_hidden_sizes, activation=o.hidden_act
         )
         self.guided = ClassifierFreeGuidance(self.denoiser, o.guidance_scale)
-        schedule = beta_schedule(o.noise_schedule, o.num_steps, o.beta_start, o.beta_end)
-        self.process = GaussianProcess(schedule, o.reverse_noise)
+        self.process = GaussianProcess(o.schedule(), o.reverse_noise)
         self.noise = build_noise(named_part(o.noise))
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
         self.sampler = build_sampler(named_part(o.reverse_sampler), self.process, o.reverse_steps, o.reverse_eta)

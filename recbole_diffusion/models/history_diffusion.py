@@ -22,7 +22,7 @@ from recbole_diffusion.denoisers.transformer import NORM_EPSILON, HistoryMixing
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, build_noise
 from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
 from recbole_diffusion.diffusion.sampler import build_sampler
-from recbole_diffusion.diffusion.schedules import build_schedule
+from recbole_diffusion.diffusion.schedules import NoiseSchedule, build_schedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.condition import Condition
 from recbole_diffusion.losses.ranking import full_softmax
@@ -76,9 +76,9 @@ class HistoryDiffusionOptions:
         at_least(self, 1, ("hidden_size", "n_layers", "n_heads", "num_steps", "n_eval_samples", "valid_reverse_steps"))
         at_least(self, 0, ("item_init_std", "lambda_std"))
 
-    def process(self) -> GaussianProcess:
-        """The forward and reverse process that these keys name."""
-        schedule = build_schedule(
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that these keys name."""
+        return build_schedule(
             named_part(self.noise_schedule),
             self.num_steps,
             beta_start=self.beta_start,
@@ -89,7 +89,10 @@ class HistoryDiffusionOptions:
             variance_min=self.variance_min,
             variance_max=self.variance_max,
         )
-        return GaussianProcess(schedule, reverse_noise=self.reverse_noise)
+
+    def process(self) -> GaussianProcess:
+        """The forward and reverse process that these keys name."""
+        return GaussianProcess(self.schedule(), reverse_noise=self.reverse_noise)
 
     def mixing(self) -> HistoryMixing:
         """How the noised target and its step meet the history."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,17 +17,15 @@ from recbole_diffusion.suites import searching
 from recbole_diffusion.suites.candidates import plan_choice
 from recbole_diffusion.suites.performing import LOG, Outcome, Processes
 from recbole_diffusion.suites.plan import PlannedRun, plan_run
+from recbole_diffusion.suites.plan_file import write_plan
 from recbole_diffusion.suites.runner import Progress, locked, run_all
 from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.suites.tables import write_suite_tables
-from recbole_diffusion.training.checkpoint import write_text_atomically
 from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.progress_lines import messages
 
 logger = logging.getLogger(__name__)
-
-SUITE_FILE = "suite.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,19 @@ class SuiteResult:
     def missing(self) -> list[PlannedRun]:
         """Runs without a result."""
         return [run for run in self.runs if not run.finished]
+
+    def check(self) -> None:
+        """Refuse to go on where runs failed.
+
+        Raises:
+            UserError: how many, and why the first one did.
+        """
+        failed = [outcome for outcome in self.outcomes if outcome.reason is not None]
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {len(self.runs)} runs failed, the first: {failed[0].name}: {failed[0].reason}; the "
+                f"others are kept in {self.folder}, the same command tries again"
+            )
 
 
 def benchmark(
@@ -89,7 +98,8 @@ def benchmark(
     given = Overrides(given, origin=given.origin)  # the caller's own stays as it is
     if data_path is not None:
         given["data_path"] = str(data_path)
-    place: dict[str, Any] = {key: given.pop(key) for key in ("use_gpu", "gpu_id", "cache", "cache_dir") if key in given}
+    own = ("use_gpu", "gpu_id", "cache", "cache_dir", "ray_address")
+    place: dict[str, Any] = {key: given.pop(key) for key in own if key in given}
     if "data_path" in given:
         place["data_path"] = given["data_path"]
     place.update(num_threads=threads or max(cores() // max_concurrent, 1), show_progress=False)
@@ -139,7 +149,7 @@ def benchmark(
             logger.info("%s on %s: %s, of %d candidates", *key, values, len(choices[key].runs))
             return [run for run in planned(chosen) if (run.label, run.dataset) == key]
 
-        _write(folder, suite, first)
+        write_plan(folder, suite, first)
         order = {(model.label, dataset, seed): number for number, (model, dataset, seed) in enumerate(suite.rows())}
         outcomes = run_all(
             [*first, *candidates],
@@ -153,7 +163,7 @@ def benchmark(
         )
         # a candidate that failed keeps its model's runs from being made
         runs = tuple(run for run in planned(chosen) if run in first or (run.label, run.dataset) in chosen)
-        _write(folder, suite, runs)
+        write_plan(folder, suite, runs)
     tables = write_suite_tables(suite, folder, runs)
     return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(tables))
 
@@ -216,18 +226,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _write(folder: Path, suite: Suite, runs: tuple[PlannedRun, ...]) -> None:
-    """suite.json: what was asked for, and where each run lies."""
-    facts = {
-        "suite": suite.name,
-        "about": suite.about,
-        "reference": suite.reference,
-        "runs": [
-            {**{key: value for key, value in dataclasses.asdict(run).items() if key != "place"},
-             "place": run.place.relative_to(folder).as_posix()}
-            for run in runs
-        ],
-    }  # fmt: skip
-    write_text_atomically(folder / SUITE_FILE, json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n")

@@ -118,9 +118,13 @@ def plan_run(
         UserError: the configuration, or that of an evaluation, is refused; with file and line.
     """
     overrides = layered(suite, model, dataset, given, searched)
+    if "seed" in overrides:
+        raise UserError(
+            f"seed ({overrides.origin_of('seed')}): a suite's runs have its seeds; set seeds in {suite.file}"
+        )
     overrides["seed"] = seed
     overrides.setdefault("save_per_user", "parquet")
-    if model.preset is not None:
+    if model.preset is not None and "preset" not in given:
         overrides["preset"] = model.preset
     config = _checked(model, dataset, overrides, suite)
     for name, keys in suite.evaluations.items():
@@ -129,13 +133,13 @@ def plan_run(
         evaluated = _checked(model, dataset, changed, suite)
         refuse_other_training_rows(evaluated, config.to_plain(), f"{model.label} (evaluation '{name}')")
     keys = {key: value for key, value in overrides.items() if key != "preset"}
-    name = f"seed-{seed}-{_digest(config, model.preset, keys)}"
+    name = f"seed-{seed}-{_digest(config, config.preset, keys)}"
     return PlannedRun(
         label=model.label,
         dataset=dataset,
         seed=seed,
         model=config.model_reference,
-        preset=model.preset,
+        preset=config.preset,
         keys=keys,
         place=_free(output / "runs" / slug(dataset) / slug(model.label), name, results_of(config.to_plain())),
         evaluations=suite.evaluations,

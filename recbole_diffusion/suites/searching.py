@@ -47,14 +47,15 @@ class PlannedSearch:
         return max((path.parent for path in self.place.glob("*/sweep.json")), default=None)
 
     def chosen(self) -> dict[str, Any] | None:
-        """What the best trial drew; None before there is one."""
+        """What the best trial drew, and what the search space fixes for all trials; None before there is one."""
         sweep = self.sweep()
         if sweep is None or not (sweep / "tune_result.json").is_file():
             return None
         facts = json.loads((sweep / "tune_result.json").read_text(encoding="utf-8"))
         best = facts["best"]["trial"]
         values: dict[str, Any] = next(row["values"] for row in facts["trials"] if row["trial"] == best)
-        return values
+        fixed = {key: value for key, value in facts["space"].items() if key not in values}
+        return {**fixed, **values}
 
 
 def plan_search(
@@ -94,11 +95,13 @@ def make(search: PlannedSearch, place: Mapping[str, Any], processes: Processes, 
         words = ["tune", f"--model={search.model.model}", f"--dataset={search.dataset}"]
         words += [f"--config_files='{asked}'", f"--tune={search.model.search.space}", "--scheduler=none"]
         words += [f"--num_trials={search.model.search.num_trials}", f"--storage_path={search.place}"]
-        words += [f"--preset={search.model.preset}"] if search.model.preset else []
+        if search.model.preset and "preset" not in search.keys:
+            words.append(f"--preset={search.model.preset}")
     else:
         words = ["tune", f"--resume={sweep}"]
     if place.get("num_threads"):
         words += [f"--cpus_per_trial={place['num_threads']}"] if sweep is None else []
+    words += [f"--ray_address={place['ray_address']}"] if place.get("ray_address") else []
     code = processes.call(words, log, environment={}, keep=keep)
     if processes.stopped:
         raise KeyboardInterrupt

@@ -20,6 +20,10 @@ INTERVAL = 10.0  # seconds between two lines where nothing ended
 # so that the sweep itself cannot hold on to one.
 ended: list[Any] = []
 
+# Trials that had not ended at the experiment's last step. What ends it then, Ctrl-C or the time budget, is over: Ray
+# calls them terminated afterwards, as those that the scheduler stopped.
+running: set[str] = set()
+
 # The reserve of the sweep that runs in this process: given back when its last trial has ended.
 reserve: Path | None = None
 
@@ -54,6 +58,7 @@ class SweepProgress(tune.Callback):
         """Called when the experiment starts or goes on."""
         self._begin()
         ended.clear()
+        running.clear()
 
     def get_state(self) -> dict[str, Any] | None:
         """The scheduler's state, which Ray keeps with that of the experiment."""
@@ -78,6 +83,8 @@ class SweepProgress(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Now and then a line."""
+        running.clear()
+        running.update(str(one.trial_id) for one in trials if one.status not in ENDED)
         if reserve is not None and len(trials) >= self.trials and all(one.status in ENDED for one in trials):
             reserve.unlink(missing_ok=True)  # Ray writes its state once more after this
         if self.epochs_before is None:

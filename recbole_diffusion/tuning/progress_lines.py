@@ -8,11 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+class _Lines(logging.StreamHandler):
+    """The handler of `messages`."""
+
+
 @contextmanager
 def messages(show: bool) -> Iterator[None]:
-    """While a sweep lasts, what this package logs goes to standard error; warnings also where `show` is False."""
+    """While a sweep lasts, what this package logs goes to standard error; warnings also where `show` is False.
+
+    Inside another one it changes nothing, so that no line is said twice.
+    """
     source = logging.getLogger("recbole_diffusion")
-    handler = logging.StreamHandler(sys.stderr)
+    if any(isinstance(handler, _Lines) for handler in source.handlers):
+        yield
+        return
+    handler = _Lines(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(logging.INFO if show else logging.WARNING)
     level = source.level

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,19 +66,20 @@ class TrialRow:
         return asdict(self)
 
 
-def collect(grid: Any, trials: Sequence[Any], bigger: bool) -> list[TrialRow]:
+def collect(grid: Any, trials: Sequence[Any], bigger: bool, cut: Collection[str] = ()) -> list[TrialRow]:
     """Rows of Ray Tune's results, ranked; ties go to the trial that began first.
 
     Args:
         grid: the `ResultGrid`.
         trials: the experiment's trials as its end left them, for their states.
         bigger: whether a higher score is better.
+        cut: trials that were at work when the sweep was interrupted.
     """
     states = {str(trial.trial_id): trial for trial in trials}
     rows = []
     for result in grid:
         trial = Path(result.path).name.removeprefix("trial_")
-        rows.append(_row(trial, result, states.get(trial)))
+        rows.append(_row(trial, result, states.get(trial), trial in cut))
     order = {trial: place for place, trial in enumerate(states)}
     sign = -1.0 if bigger else 1.0
 
@@ -97,7 +98,7 @@ def _chosen_from(row: TrialRow) -> bool:
     return row.state in ELIGIBLE and row.score is not None and math.isfinite(row.score) and row.checkpoint is not None
 
 
-def _row(trial: str, result: Any, ended: Any) -> TrialRow:
+def _row(trial: str, result: Any, ended: Any, cut: bool) -> TrialRow:
     facts: Mapping[str, Any] = result.metrics or {}
     state, reason = facts.get(STATE, UNFINISHED), ""
     status = ended.status if ended is not None else None
@@ -105,7 +106,7 @@ def _row(trial: str, result: Any, ended: Any) -> TrialRow:
         state, reason = FAILED, short_reason(str(result.error))
     elif state == REFUSED:
         reason = str(facts.get(REASON, ""))
-    elif status != "TERMINATED":
+    elif cut or status != "TERMINATED":
         state = UNFINISHED
     elif state in (RUNNING, UNFINISHED):
         state = STOPPED

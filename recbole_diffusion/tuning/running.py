@@ -62,7 +62,8 @@ def run_trials(
         grid = tuner.fit()
         took = time.monotonic() - began
         folder.release_reserve()
-        rows = collect(grid, progress.ended, plan.bigger)
+        in_time = options.time_budget is None or took < options.time_budget
+        rows = collect(grid, progress.ended, plan.bigger, progress.running if in_time else ())
         write_tables(folder, rows)
     except KeyboardInterrupt as interrupt:
         raise _interrupted(folder) from interrupt
@@ -74,7 +75,6 @@ def run_trials(
         ) from error
     finally:
         folder.release_reserve()
-    in_time = options.time_budget is None or took < options.time_budget
     if in_time and (any(row.state == UNFINISHED for row in rows) or len(rows) < options.trials(space)):
         raise _interrupted(folder)
     plots.write_plots(folder, grid, rows, space, facts["metric"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.candidates import plan_choice
 from recbole_diffusion.suites.plan import plan_run, slug
+from recbole_diffusion.suites.plan_file import SUITE_FILE, read_plan, write_plan
+from recbole_diffusion.suites.searching import PlannedSearch, plan_search
 from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.tuning.search_space import read
 
@@ -178,6 +181,69 @@ def test_a_wrong_key_of_the_command_line_is_not_the_suites(tmp_path: Path) -> No
     given = Overrides({"epochz": 1}, origin="command line")
     with pytest.raises(UserError, match=r"^unknown key 'epochz' \(command line\); did you mean 'epochs'"):
         plan_run(suite, model, dataset, seed, output=tmp_path, given=given)
+
+
+def test_a_preset_for_all_runs_is_that_of_each(tmp_path: Path) -> None:
+    text = "datasets: [amazon-beauty]\nmodels:\n  SASRecCE:\n  DMI: {preset: paper}\n"
+    suite = suite_of(tmp_path, text)
+    assert [planned(suite, number).preset for number in (0, 1)] == [None, "paper"]
+    assert [planned(suite, number, preset="paper").preset for number in (0, 1)] == ["paper", "paper"]
+    assert [planned(suite, number, preset=None).preset for number in (0, 1)] == [None, None]
+    assert planned(suite, preset="paper").place != planned(suite).place
+    of_all = suite_of(tmp_path, text + "settings: {preset: paper}\n")
+    assert planned(of_all).preset == "paper" and planned(of_all).place == planned(suite, preset="paper").place
+
+
+def test_a_seed_that_would_be_lost_is_refused(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD)
+    with pytest.raises(UserError, match=r"^seed \(command line\): a suite's runs have its seeds; set seeds in .*yaml"):
+        planned(suite, seed=5)
+    with pytest.raises(UserError, match=r"^seed \(.*mine\.yaml:4\): a suite's runs have its seeds"):
+        planned(suite_of(tmp_path, GOOD.replace("{epochs: 1}", "{seed: 1}")))
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD)
+    runs = [plan_run(suite, *row, output=tmp_path, given={}) for row in suite.rows()]
+    write_plan(tmp_path, suite, runs)
+    assert read_plan(tmp_path) == runs
+    (tmp_path / SUITE_FILE).write_text('{"runs": [{"label": 1}]}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"suite\.json is not what a suite writes"):
+        read_plan(tmp_path)
+
+
+def test_a_search_has_a_folder_for_what_it_searches(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("learning_rate: {uniform: [0.1, 0.2]}\n", encoding="utf-8")
+    text = "datasets: [small]\nmodels:\n  SASRecCE: {search: {space: space.yaml, num_trials: 2}}\n"
+
+    def place(text: str = text) -> Path:
+        suite = suite_of(tmp_path, text)
+        return plan_search(suite, suite.models[0], "small", output=tmp_path, given={}).place
+
+    first = place()
+    assert place("# a comment\n" + text) == first and place(text.replace("trials: 2", "trials: 3")) != first
+    assert place(text + "settings: {epochs: 3}\n") != first
+    (tmp_path / "space.yaml").write_text("# a comment\nlearning_rate: {uniform: [0.1, 0.2]}\n", encoding="utf-8")
+    assert place() == first
+    (tmp_path / "space.yaml").write_text("learning_rate: {uniform: [0.1, 0.3]}\n", encoding="utf-8")
+    assert place() != first
+
+
+def test_what_a_search_chose_is_what_its_trials_were_given(tmp_path: Path) -> None:
+    facts = {
+        "space": {"learning_rate": {"uniform": [0.1, 0.2]}, "hidden_size": 8},
+        "best": {"trial": "b"},
+        "trials": [{"trial": "a", "values": {"learning_rate": 0.1}}, {"trial": "b", "values": {"learning_rate": 0.2}}],
+    }
+    sweep = tmp_path / "SASRecCE-small-1"
+    sweep.mkdir()
+    suite = suite_of(tmp_path, GOOD)
+    search = PlannedSearch(suite.models[0], "small", {}, tmp_path)
+    assert search.chosen() is None
+    (sweep / "sweep.json").write_text("{}", encoding="utf-8")
+    assert search.chosen() is None  # begun
+    (sweep / "tune_result.json").write_text(json.dumps(facts), encoding="utf-8")
+    assert search.chosen() == {"learning_rate": 0.2, "hidden_size": 8}
 
 
 def test_labels_that_differ_have_folders_that_differ() -> None:

@@ -254,15 +254,17 @@ def test_the_head_is_killed_and_the_sweep_resumed(ray_cluster: str, small_data: 
 
 
 def test_ctrl_c_says_how_to_go_on(ray_cluster: str, small_data: Path, tmp_path: Path) -> None:
-    driver = start_driver(ray_cluster, small_data, tmp_path, delay=0.3)
+    # in the last trial, when none waits: Ray calls it terminated then, as if a scheduler had stopped it
+    search = ("--num_trials=2", "--max_concurrent=1")
+    driver = start_driver(ray_cluster, small_data, tmp_path, delay=0.3, search=search)
     folder = wait_for_the_middle(driver, tmp_path)
     driver.send_signal(signal.SIGINT)
     _, errors = driver.communicate(timeout=120)
     assert driver.returncode == 130
     assert errors.splitlines()[-1].endswith(f"tune --resume={folder}")
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors and not (folder / "tune_result.json").exists()
     result = tune(storage_path=tmp_path / "sweeps", resume=True)
-    assert result.folder == folder and len(result.trials) == 4
+    assert result.folder == folder and [(row.state, row.epochs) for row in result.trials] == [("finished", 4)] * 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,47 @@
+"""suite.json: what a suite was asked for and where each of its runs lies, for whoever reads its folder later."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.suites.plan import PlannedRun
+from recbole_diffusion.suites.suite import Suite
+from recbole_diffusion.training.checkpoint import write_text_atomically
+
+SUITE_FILE = "suite.json"
+
+
+def write_plan(folder: Path, suite: Suite, runs: Sequence[PlannedRun]) -> None:
+    """Write suite.json into a suite's folder."""
+    facts = {
+        "suite": suite.name,
+        "about": suite.about,
+        "reference": suite.reference,
+        "runs": [
+            {**{key: value for key, value in dataclasses.asdict(run).items() if key != "place"},
+             "place": run.place.relative_to(folder).as_posix()}
+            for run in runs
+        ],
+    }  # fmt: skip
+    write_text_atomically(folder / SUITE_FILE, json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_plan(folder: Path | str) -> list[PlannedRun]:
+    """The runs of a suite's folder, finished or not, in the suite's order.
+
+    Raises:
+        UserError: there is no suite.json, or it is none of a suite.
+    """
+    folder = Path(folder)
+    file = folder / SUITE_FILE
+    if not file.is_file():
+        raise UserError(f"{folder} is no suite's folder: it has no {SUITE_FILE}")
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))["runs"]
+        return [PlannedRun(**{**entry, "place": folder / entry["place"]}) for entry in entries]
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} is not what a suite writes ({error}); run the suite again") from error
