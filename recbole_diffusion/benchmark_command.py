@@ -21,7 +21,7 @@ FLAGS: dict[str, str] = {}
 BARE = ()
 POSITIONAL = "benchmark"  # the option that stands without its key
 USAGE = "FILE"
-WRITES = "makes a folder with every run and their tables; what is finished is not made again"
+WRITES = "makes a folder with every run, their tables and a report; what is finished is not made again"
 EXAMPLES = """\
 examples:
   recbole-diff benchmark benchmarks/suites/quick.yaml --data_path=data
@@ -64,10 +64,11 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
     if failed:
         raise UserError(
             f"{len(failed)} of {len(result.runs)} runs failed, the first: {failed[0].name}: {failed[0].reason}; the "
-            f"others are kept in {result.folder}, the same command tries again"
+            f"others are kept in {result.folder} ({result.report.name} says which), the same command tries again"
         )
     pages = [path for path in result.tables if path.suffix == ".md"]
-    return "\n".join([*(path.read_text(encoding="utf-8") for path in pages), *(f"table: {path}" for path in pages)])
+    texts = [path.read_text(encoding="utf-8") for path in pages]
+    return "\n".join([*texts, *(f"table: {path}" for path in pages), f"report: {result.report}"])
 
 
 def _whole(key: str, text: str) -> int:

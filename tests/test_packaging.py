@@ -94,7 +94,8 @@ def test_wheel_holds_every_module_and_yaml_and_nothing_else(wheel: Path) -> None
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "recbole_diffusion").rglob("*.py")}
     yamls = {f"recbole_diffusion/properties/{name}" for name in yaml_files(ROOT / "properties")}
     assert "recbole_diffusion/properties/overall.yaml" in yamls
-    assert names == modules | yamls | {"recbole_diffusion/py.typed"}
+    page = {f"recbole_diffusion/reporting/page.{suffix}" for suffix in ("html", "css", "js")}
+    assert names == modules | yamls | page | {"recbole_diffusion/py.typed"}
     assert "licenses/LICENSE" in metadata_names
 
 

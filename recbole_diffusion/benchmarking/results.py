@@ -50,6 +50,11 @@ class RunRecord:
         data: fingerprint of the data; None where none is recorded.
         code: version, commit, and whether files differed from it.
         finished: whether there is a result.
+        best_epoch: of the best validation; None where none is recorded.
+        valid_metric: that it was chosen by, as results name it; empty where none is recorded.
+        parameters: how many are trained; None where it is not recorded.
+        versions: package -> version.
+        ended: when, as the run wrote it; empty while unfinished.
     """
 
     folder: Path
@@ -68,6 +73,11 @@ class RunRecord:
     data: Mapping[str, Any] | None = None
     code: Mapping[str, Any] = field(default_factory=dict)
     finished: bool = True
+    best_epoch: int | None = None
+    valid_metric: str = ""
+    parameters: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    ended: str = ""
 
     @property
     def filter_seen(self) -> bool | None:
@@ -160,6 +170,11 @@ def read_run(folder: Path | str, label: str | None = None) -> RunRecord:
         data=_checked(source, facts, "data", dict, optional=True),
         code=_checked(source, facts, "code", dict, optional=True) or {},
         finished=finished,
+        best_epoch=_checked(source, facts, "best_epoch", int, optional=True),
+        valid_metric=metric_key(_checked(source, facts, "valid_metric", str, optional=True) or ""),
+        parameters=_checked(source, facts, "parameters", int, optional=True),
+        versions=_checked(source, facts, "versions", dict, optional=True) or {},
+        ended=(_checked(source, facts, "finished", str, optional=True) or "") if finished else "",
     )
 
 

@@ -229,41 +229,78 @@ def bootstrap_interval(
     Raises:
         UserError: a level or a number of resamples that cannot be.
     """
+    return bootstrap_intervals([values], level=level, resamples=resamples, seed=seed)[0]
+
+
+def bootstrap_intervals(
+    columns: Sequence[np.ndarray], *, level: float = 0.95, resamples: int = 2_000, seed: int = 0
+) -> list[Interval | None]:
+    """`bootstrap_interval` of several columns: the same ends, but users are drawn once for all columns of a length.
+
+    Args:
+        columns: (users,) each.
+        level, resamples, seed: of `bootstrap_interval`.
+
+    Raises:
+        UserError: a level or a number of resamples that cannot be.
+    """
     if not 0 < level < 1:
         raise UserError(f"level: {level} is no confidence level; allowed: between 0 and 1, as 0.95")
     if resamples < 100:
         raise UserError(f"resamples: {resamples} are too few for the ends of an interval; allowed: 100 or more")
-    if len(values) < 2:
-        return None
-    distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) == 1:
-        return Interval(float(distinct[0]), float(distinct[0]))
-    users = len(values)
-    mean = counts @ distinct / users
-    means = _resampled_means(distinct, counts, resamples, np.random.default_rng(seed))
-    rounding = 1e-12 * np.abs(distinct).max()  # the order of a sum must not decide which means equal the mean
+    intervals: list[Interval | None] = [None] * len(columns)
+    by_users: dict[int, list[int]] = {}
+    for place, values in enumerate(columns):
+        if len(values) < 2:
+            continue
+        distinct, counts = np.unique(values, return_counts=True)
+        if len(distinct) == 1:
+            intervals[place] = Interval(float(distinct[0]), float(distinct[0]))
+        elif len(distinct) * _COST_OF_A_COUNT < len(values):
+            means = _means_by_count(distinct, counts, resamples, np.random.default_rng(seed))
+            intervals[place] = _ends(distinct, counts, means, level)
+        else:
+            by_users.setdefault(len(values), []).append(place)
+    for users, places in by_users.items():
+        in_order = np.sort(np.stack([columns[place] for place in places], axis=1), axis=0)
+        means = _means_by_user(in_order, resamples, np.random.default_rng(seed))
+        for column, place in enumerate(places):
+            intervals[place] = _ends(in_order[:, column], np.ones(users), means[:, column], level)
+    return intervals
+
+
+def _ends(values: np.ndarray, counts: np.ndarray, means: np.ndarray, level: float) -> Interval:
+    """The BCa interval of the mean of values that occur so often, from the means of resamples."""
+    resamples = len(means)
+    mean = counts @ values / counts.sum()
+    rounding = 1e-12 * np.abs(values).max()  # the order of a sum must not decide which means equal the mean
     below = (np.mean(means < mean - rounding) + np.mean(means <= mean + rounding)) / 2
     bias = scipy.special.ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
-    centred = distinct - mean
+    centred = values - mean
     acceleration = counts @ centred**3 / (6 * (counts @ centred**2) ** 1.5)
     shifted = bias + scipy.special.ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
     low, high = np.quantile(means, scipy.special.ndtr(bias + shifted / (1 - acceleration * shifted)))
     return Interval(float(low), float(high))
 
 
-def _resampled_means(
+def _means_by_count(
     distinct: np.ndarray, counts: np.ndarray, resamples: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """(resamples,) means of as many values as there are, drawn with replacement."""
+    """(resamples,) means of as many values as there are, drawn with replacement: how often each occurs is drawn."""
     users = int(counts.sum())
-    by_value = len(distinct) * _COST_OF_A_COUNT < users
-    piece = max(1, _DRAWS // (len(distinct) if by_value else users))
-    values = np.repeat(distinct, counts)
+    piece = max(1, _DRAWS // len(distinct))
+    sizes = [min(piece, resamples - done) for done in range(0, resamples, piece)]
+    return np.concatenate([generator.multinomial(users, counts / users, size=size) @ distinct / users for size in sizes])
+
+
+def _means_by_user(columns: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """(resamples, columns) means of as many rows as there are, drawn with replacement and the same for all columns."""
+    users = len(columns)
+    piece = max(1, _DRAWS // users)
     means = []
     for done in range(0, resamples, piece):
         size = min(piece, resamples - done)
-        if by_value:
-            means.append(generator.multinomial(users, counts / users, size=size) @ distinct / users)
-        else:
-            means.append(values[generator.integers(users, size=(size, users))].mean(axis=1))
+        drawn = generator.integers(users, size=(size, users)) + users * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * users).reshape(size, users)
+        means.append(times.astype(np.float64) @ columns / users)
     return np.concatenate(means)

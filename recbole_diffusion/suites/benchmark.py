@@ -1,4 +1,4 @@
-"""`benchmark`: a suite from its file to its tables, begun or gone on with; nothing that is finished is made again."""
+"""`benchmark`: a suite from its file to its tables and its report, begun or gone on with; nothing that is finished is made again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from typing import Any
 from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import cores
+from recbole_diffusion.reporting.page import write_report
 from recbole_diffusion.suites import searching
 from recbole_diffusion.suites.performing import LOG, Outcome, Processes
 from recbole_diffusion.suites.plan import PlannedRun, plan_run
+from recbole_diffusion.suites.report import command_of, suite_report
 from recbole_diffusion.suites.runner import Progress, locked, run_all
 from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import Suite, read_suite
-from recbole_diffusion.suites.tables import write_suite_tables
+from recbole_diffusion.suites.tables import AS_TRAINED, read_records, suite_tables, write_suite_tables
 from recbole_diffusion.training.checkpoint import write_text_atomically
 from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.progress_lines import messages
@@ -41,6 +43,7 @@ class SuiteResult:
         runs: all planned runs.
         outcomes: how those ended that were made now.
         tables: the files of the tables.
+        report: the page that says all of it.
     """
 
     suite: Suite
@@ -48,6 +51,7 @@ class SuiteResult:
     runs: tuple[PlannedRun, ...]
     outcomes: tuple[Outcome, ...]
     tables: tuple[Path, ...]
+    report: Path
 
     @property
     def missing(self) -> list[PlannedRun]:
@@ -84,6 +88,7 @@ def benchmark(
     folder = Path(output) / suite.name
     given = config if isinstance(config, Overrides) else Overrides(config)
     given = Overrides(given, origin=given.origin)  # the caller's own stays as it is
+    asked = dict(given)
     if data_path is not None:
         given["data_path"] = str(data_path)
     place: dict[str, Any] = {key: given.pop(key) for key in ("use_gpu", "gpu_id", "cache", "cache_dir") if key in given}
@@ -112,8 +117,29 @@ def benchmark(
         )
         _write(folder, suite, runs)
         outcomes = run_all(runs, place, at_a_time=max_concurrent, tell=_tell, keep=keep)
-    tables = write_suite_tables(suite, folder, runs)
-    return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(tables))
+    records = read_records(suite, runs)
+    tables = {AS_TRAINED: suite_tables(suite, records)}
+    for name in suite.evaluations:
+        tables[name] = suite_tables(suite, read_records(suite, runs, name))
+    files = write_suite_tables(tables, folder)
+    report = suite_report(
+        suite,
+        folder,
+        runs,
+        records=records,
+        tables=tables,
+        outcomes=outcomes,
+        searches=list(searches.values()),
+        command=command_of(
+            file,
+            asked,
+            data_path=data_path or asked.get("data_path"),
+            output=output,
+            max_concurrent=max_concurrent,
+            threads=threads,
+        ),
+    )
+    return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(files), write_report(report, folder))
 
 
 @contextlib.contextmanager
