@@ -91,7 +91,9 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def _runs(table: ResultTable) -> list[RunRecord]:
-    return [run for row in table.rows for run in (*row.runs, *row.unfinished)]
+    """Those behind the figures; the unfinished ones where there is no other."""
+    finished = [run for row in table.rows for run in row.runs]
+    return finished or [run for row in table.rows for run in row.unfinished]
 
 
 def _ranked(facts: Mapping[str, Any]) -> str:

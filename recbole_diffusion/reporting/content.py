@@ -21,7 +21,7 @@ from recbole_diffusion.reporting.circumstances import (
 from recbole_diffusion.reporting.learning_curves import Curve, read_curve, thinned
 from recbole_diffusion.reporting.result_tables import columns, result_lines, table_files
 from recbole_diffusion.reporting.run_lines import duration, link, run_line
-from recbole_diffusion.reporting.suite_report import FINISHED, RunState, SearchReport, SuiteReport
+from recbole_diffusion.reporting.suite_report import FINISHED, Evaluation, RunState, SearchReport, SuiteReport
 
 MOST_TRIALS = 50
 """Trials of a search that a page lists."""
@@ -49,11 +49,9 @@ def page_content(report: SuiteReport, folder: Path) -> dict[str, Any]:
         shown = [(own, table)]
         for evaluation in further:
             for other in evaluation.tables:
-                same = (other.dataset, other.protocol) == (table.dataset, table.protocol)
-                known = any((other.dataset, other.protocol) == (t.dataset, t.protocol) for t in tables)
-                if same or (not known and other.dataset == table.dataset and table is first):
+                if _home(other, tables) is table:
                     shown.append((evaluation, other))
-        sections.append(_section(report, number, shown, curves[id(table)], _states(report, table, first), folder))
+        sections.append(_section(number, shown, curves[id(table)], _states(report, table, first), folder))
     records = [run.record for run in report.runs if run.record is not None and run.record.finished]
     seconds = sum(record.seconds or 0.0 for record in records)
     counts = Counter(run.state for run in report.runs)
@@ -97,6 +95,12 @@ def page_content(report: SuiteReport, folder: Path) -> dict[str, Any]:
     }
 
 
+def _home(other: ResultTable, tables: Sequence[ResultTable]) -> ResultTable | None:
+    """The table beside which one of a further evaluation stands: of its dataset and protocol, or else of its dataset."""
+    of_dataset = [table for table in tables if table.dataset == other.dataset]
+    return next((table for table in of_dataset if table.protocol == other.protocol), next(iter(of_dataset), None))
+
+
 def _curves(table: ResultTable) -> list[Curve]:
     """The learning curves of a table's runs: of its metrics, and of the one that checkpoints were chosen by."""
     runs = [run for row in table.rows for run in (*row.runs, *row.unfinished)]
@@ -115,9 +119,8 @@ def _states(report: SuiteReport, table: ResultTable, first: ResultTable) -> list
 
 
 def _section(
-    report: SuiteReport,
     number: int,
-    shown: Sequence[tuple[Any, ResultTable]],
+    shown: Sequence[tuple[Evaluation, ResultTable]],
     curves: Sequence[Curve],
     states: Sequence[RunState],
     folder: Path,

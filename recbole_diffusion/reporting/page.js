@@ -77,7 +77,7 @@
     const values = [];
     for (let place = Math.floor(low / step + 1e-9); ; place += 1) {
       values.push(place * step);
-      if (place * step >= high - 1e-9 * span) break;
+      if (place * step >= high - 1e-9 * span && values.length > 1) break;
     }
     return { values, decimals };
   }

@@ -12,6 +12,7 @@ from recbole_diffusion.pictures import COLOURS, DASHES, MARKERS, line_style
 from recbole_diffusion.reporting.learning_curves import Curve
 
 _DIGITS = 6  # significant ones, as results have them
+_DIGITS_OF_CURVES = 5
 
 
 def styles(labels: Sequence[str]) -> dict[str, list[int]]:
@@ -72,7 +73,7 @@ def lines(curves: Sequence[Curve]) -> list[dict[str, Any]]:
             "finished": curve.finished,
             "best": curve.best_epoch,
             "epochs": len(curve.epochs) if curve.epochs == tuple(range(1, len(curve.epochs) + 1)) else curve.epochs,
-            "values": {metric: [_short(value) for value in values] for metric, values in curve.values.items()},
+            "values": {metric: [_short(value, _DIGITS_OF_CURVES) for value in values] for metric, values in curve.values.items()},
         }
         for curve in curves
     ]
@@ -86,5 +87,5 @@ def shown_first(table: ResultTable, runs: Sequence[RunRecord]) -> str:
     return table.metrics[0] if table.metrics else ""
 
 
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.{_DIGITS}g}")
+def _short(value: float | None, digits: int = _DIGITS) -> float | None:
+    return None if value is None else float(f"{value:.{digits}g}")

@@ -93,6 +93,8 @@ def _epochs(epochs: int, best: int | None) -> str:
 
 def link(path: Path, folder: Path) -> str:
     """The address of a file as seen from a page in `folder`."""
+    if path.is_relative_to(folder):
+        return quote(path.relative_to(folder).as_posix())
     return quote(Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix())
 
 

@@ -62,7 +62,6 @@ class Contestant:
         settings: keys of its runs beside those of all runs.
         seeds: of its runs.
         datasets: that it runs on.
-        published: what tables of printed figures call it, where the suite says so; else empty.
     """
 
     label: str
@@ -71,7 +70,6 @@ class Contestant:
     settings: Mapping[str, Any]
     seeds: Sequence[int]
     datasets: Sequence[str]
-    published: str = ""
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,6 @@ def suite_report(
                 settings=model.settings,
                 seeds=model.seeds,
                 datasets=model.datasets,
-                published=model.published or "",
             )
             for model in suite.models
         ],
