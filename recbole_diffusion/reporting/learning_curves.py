@@ -75,6 +75,7 @@ def read_curve(run: RunRecord, metrics: Sequence[str]) -> Curve | None:
     if "epoch" not in header:
         raise UserError(f"{path}:1: has no column 'epoch'; repeat the run or leave it out")
     columns = {metric: header.index(_PREFIX + metric) for metric in metrics if _PREFIX + metric in header}
+    units = {metric: factor(metric) for metric in columns}
     place = header.index("epoch")
     epochs: list[int] = []
     values: dict[str, list[float | None]] = {metric: [] for metric in columns}
@@ -86,7 +87,7 @@ def read_curve(run: RunRecord, metrics: Sequence[str]) -> Curve | None:
         try:
             epochs.append(int(row[place]))
             for metric, column in columns.items():
-                values[metric].append(_value(row[column], metric))
+                values[metric].append(_value(row[column], units[metric]))
         except ValueError as error:
             raise UserError(f"{path}:{line}: {error}; repeat the run or leave it out") from None
     if not epochs:
@@ -96,10 +97,10 @@ def read_curve(run: RunRecord, metrics: Sequence[str]) -> Curve | None:
     )
 
 
-def _value(text: str, metric: str) -> float | None:
+def _value(text: str, unit: float) -> float | None:
     if not text:
         return None
-    value = factor(metric) * float(text)
+    value = unit * float(text)
     return value if math.isfinite(value) else None
 
 
