@@ -13,6 +13,7 @@ not in it.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -67,7 +68,8 @@ def make_runs(folder: Path, options: argparse.Namespace, say: Callable[[str], No
                 (place / "log.txt").write_text("\n", encoding="utf-8")
                 columns = ["epoch", "train_loss", *(f"valid_{name}" for name in test)]
                 epochs = range(1, options.epochs + 1)
-                lines = [[epoch, 1 / epoch, *(round(v * epoch / options.epochs, 6) for v in test.values())] for epoch in epochs]
+                shares = [value / options.epochs for value in test.values()]
+                lines = [[epoch, 1 / epoch, *(round(epoch * share, 6) for share in shares)] for epoch in epochs]
                 rows = "\n".join(",".join(map(str, line)) for line in [columns, *lines])
                 (run / "metrics.csv").write_text(rows + "\n", encoding="utf-8")
                 (run / "result.json").write_text(json.dumps(result(model, dataset, seed, test, options), indent=2))
@@ -124,7 +126,7 @@ def render(folder: Path, out: Path) -> dict[str, float]:
     )
     page = write_report(report, out)
     marks.append(("report", time.perf_counter()))
-    seconds = {name: end - begin for (_, begin), (name, end) in zip(marks, marks[1:], strict=False)}
+    seconds = {name: end - begin for (_, begin), (name, end) in itertools.pairwise(marks)}
     return {**seconds, "page_mib": page.stat().st_size / 2**20, "runs": len(records), "tables_made": len(tables)}
 
 
@@ -135,7 +137,10 @@ def measure(folder: Path) -> dict[str, float]:
     out.mkdir()
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), f"--render={folder}"], capture_output=True, text=True, check=False
+        [sys.executable, str(Path(__file__).resolve()), f"--render={folder}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     whole = time.perf_counter() - began
     if done.returncode:

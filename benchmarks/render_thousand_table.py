@@ -24,7 +24,12 @@ def render_thousand(raw: Mapping[str, Any], name: str) -> str:
     if settings["try_out"]:
         text.append("**Few runs, to see that the command works: the numbers mean nothing.**\n")
     rows = [
-        [what, number(raw["seconds"][key]["median"]), number(raw["seconds"][key]["min"]), number(raw["seconds"][key]["max"])]
+        [
+            what,
+            number(raw["seconds"][key]["median"]),
+            number(raw["seconds"][key]["min"]),
+            number(raw["seconds"][key]["max"]),
+        ]
         for key, what in NAMES.items()
     ]
     text.append(table(["seconds", "median", "smallest", "largest"], rows))

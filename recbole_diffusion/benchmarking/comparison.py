@@ -216,9 +216,7 @@ def _differences(
 
 
 def _intervals(columns: Sequence[np.ndarray], comparison: Comparison) -> list[Interval | None]:
-    return bootstrap_intervals(
-        columns, level=comparison.level, resamples=comparison.resamples, seed=comparison.seed
-    )
+    return bootstrap_intervals(columns, level=comparison.level, resamples=comparison.resamples, seed=comparison.seed)
 
 
 def _mark(metric: str, result: PairedTest, p_value: float | None, alpha: float) -> str:

@@ -219,8 +219,8 @@ def bootstrap_interval(
     normal quantile of an end, the end is the quantile Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the B means.
 
     Where users are many and the values few different ones, as hits are, a resample is a multinomial draw of how often
-    each occurs, which is the same distribution as drawing users one by one. `scipy.stats.bootstrap` gives the same ends from the
-    same means (tested), but its jackknife needs users x users numbers.
+    each occurs, which is the same distribution as drawing users one by one. `scipy.stats.bootstrap` gives the same ends
+    from the same means (tested), but its jackknife needs users x users numbers.
 
     Args:
         values: (users,).
@@ -315,7 +315,9 @@ def _means_by_count(
     users = int(counts.sum())
     piece = max(1, _DRAWS // len(distinct))
     sizes = [min(piece, resamples - done) for done in range(0, resamples, piece)]
-    return np.concatenate([generator.multinomial(users, counts / users, size=size) @ distinct / users for size in sizes])
+    return np.concatenate(
+        [generator.multinomial(users, counts / users, size=size) @ distinct / users for size in sizes]
+    )
 
 
 def _means_by_user(columns: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Finished and unfinished runs of a suite as one HTML page that needs nothing beside itself; neither RecBole nor torch."""
+"""A suite as one HTML page that needs nothing beside itself; neither RecBole nor torch."""

@@ -60,11 +60,7 @@ def data_facts(table: ResultTable) -> list[Fact]:
             facts.append(Fact(f"{key} after filtering", _values(pairs)))
     files = dict.fromkeys(name for run in runs for name in (run.data or {}).get("files") or {})
     for name in files:
-        pairs = [
-            (digests[name], run.label)
-            for run in runs
-            if name in (digests := (run.data or {}).get("files") or {})
-        ]
+        pairs = [(digests[name], run.label) for run in runs if name in (digests := (run.data or {}).get("files") or {})]
         facts.append(Fact(f"SHA-256 of {name}", _values(pairs)))
     return facts
 

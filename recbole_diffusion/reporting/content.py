@@ -96,7 +96,7 @@ def page_content(report: SuiteReport, folder: Path) -> dict[str, Any]:
 
 
 def _home(other: ResultTable, tables: Sequence[ResultTable]) -> ResultTable | None:
-    """The table beside which one of a further evaluation stands: of its dataset and protocol, or else of its dataset."""
+    """The table that one of a further evaluation stands beside: of its dataset and protocol, or else of its dataset."""
     of_dataset = [table for table in tables if table.dataset == other.dataset]
     return next((table for table in of_dataset if table.protocol == other.protocol), next(iter(of_dataset), None))
 
@@ -175,7 +175,9 @@ def _overview(section: Mapping[str, Any], table: ResultTable) -> dict[str, Any]:
             named[cell.place].append(f"{row.label} {figure(cell, table.decimals)}{mark}")
     if metric and not named[1]:  # a single row has no rival
         named[1] = [
-            f"{row.label} {figure(row.cells[metric], table.decimals)}" for row in table.rows if row.cells[metric].summary
+            f"{row.label} {figure(row.cells[metric], table.decimals)}"
+            for row in table.rows
+            if row.cells[metric].summary
         ]
     name = next((entry["name"] for entry in section["plots"]["metrics"] if entry["key"] == metric), NOTHING)
     return {

@@ -128,7 +128,7 @@
     const right = Math.max(...rows.map((row) => textWidth(text(row), 13))) + 12;
     const above = width < 520;
     const left = above ? 6 : Math.min(width * 0.36, Math.max(...rows.map((row) => textWidth(row.label, 13))) + 14);
-    const step = above ? 48 : 36;
+    const step = Math.max(above ? 48 : 36, Math.min(64, 220 / rows.length));
     const numbers = rows.flatMap((row) => {
       const cell = row.cells[section.metric];
       const figures = (row.printed[section.metric] || []).map(([, value]) => value);

@@ -73,7 +73,10 @@ def lines(curves: Sequence[Curve]) -> list[dict[str, Any]]:
             "finished": curve.finished,
             "best": curve.best_epoch,
             "epochs": len(curve.epochs) if curve.epochs == tuple(range(1, len(curve.epochs) + 1)) else curve.epochs,
-            "values": {metric: [_short(value, _DIGITS_OF_CURVES) for value in values] for metric, values in curve.values.items()},
+            "values": {
+                metric: [_short(value, _DIGITS_OF_CURVES) for value in values]
+                for metric, values in curve.values.items()
+            },
         }
         for curve in curves
     ]

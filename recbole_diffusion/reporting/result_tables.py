@@ -1,4 +1,4 @@
-"""Tables as a page shows them: the figures of `benchmarking.tables` as they are printed, and the values they sort by."""
+"""Tables as a page shows them: figures of `benchmarking.tables` as they are printed, and the values they sort by."""
 
 from __future__ import annotations
 

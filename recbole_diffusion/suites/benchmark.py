@@ -1,4 +1,7 @@
-"""`benchmark`: a suite from its file to its tables and its report, begun or gone on with; nothing that is finished is made again."""
+"""`benchmark`: a suite from its file to its tables and its report, begun or gone on with.
+
+Nothing that is finished is made again.
+"""
 
 from __future__ import annotations
 

@@ -115,7 +115,9 @@ def command_of(
     max_concurrent: int,
     threads: int | None,
 ) -> str:
-    """The command line that makes a suite; of an absolute path only the last part, since the rest says nothing elsewhere.
+    """The command line that makes a suite.
+
+    Of an absolute path it has the last part, since the rest says nothing elsewhere.
 
     Args:
         file: the suite.

@@ -39,10 +39,10 @@ SEARCH = {
     "space": {"learning_rate": {"loguniform": [0.0002, 0.005]}, "n_layers": {"choice": [1, 2]}},
     "best": {"trial": "00001"},
     "trials": [
-        {"rank": 1, "trial": "00001", "state": "finished", "score": 0.125, "best_epoch": 4, "epochs": 6, "seconds": 12.5,
-         "values": {"learning_rate": 0.00123456789, "n_layers": 2}, "reason": ""},
-        {"rank": None, "trial": "00000", "state": "failed", "score": None, "best_epoch": None, "epochs": 1, "seconds": 2.0,
-         "values": {"learning_rate": 0.004, "n_layers": 1}, "reason": "the loss is NaN"},
+        {"rank": 1, "trial": "00001", "state": "finished", "score": 0.125, "best_epoch": 4, "epochs": 6,
+         "seconds": 12.5, "values": {"learning_rate": 0.00123456789, "n_layers": 2}, "reason": ""},
+        {"rank": None, "trial": "00000", "state": "failed", "score": None, "best_epoch": None, "epochs": 1,
+         "seconds": 2.0, "values": {"learning_rate": 0.004, "n_layers": 1}, "reason": "the loss is NaN"},
     ],
 }  # fmt: skip
 
@@ -87,7 +87,7 @@ def make(place: Path, model: str, seed: int, count: int | None, **facts: Any) ->
 
 
 def example(folder: Path, *, evil: str = EVIL) -> SuiteReport:
-    """The report of a suite in `folder`: DMI twice and once unfinished, popularity under filter_seen, a label `evil`."""
+    """The report of a suite in `folder`: DMI twice and once failed, popularity under filter_seen, a label `evil`."""
     (folder / "paper.json").write_text(json.dumps(PAPER), encoding="utf-8")
     planned: list[tuple[str, str, int, int | None, dict[str, Any]]] = [
         ("SASRec", "SASRec", 1, 4, {}),

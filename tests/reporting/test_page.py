@@ -275,9 +275,7 @@ def test_curves_that_cannot_be_read(tmp_path: Path) -> None:
             read_curve(record, ["hit@10"])
     file.write_text("epoch,valid_hit@10,valid_novelty@10\n1,,\n2,0.5,\n3,nan,7\n", encoding="utf-8")
     curve = read_curve(record, ["hit@10", "novelty@10", "mrr@10"])
-    assert curve == Curve(
-        "DMI", 1, True, 6, (2, 3), {"hit@10": (50.0, None), "novelty@10": (None, 7.0)}
-    )
+    assert curve == Curve("DMI", 1, True, 6, (2, 3), {"hit@10": (50.0, None), "novelty@10": (None, 7.0)})
     file.unlink()
     assert read_curve(record, ["hit@10"]) is None
 
