@@ -21,6 +21,9 @@ RUN_ARGS ?= --epochs=$(EPOCHS) --eval_step=1 --hidden_size=64 --n_layers=2 --num
 # What is checked and formatted.
 SOURCES ?= recbole_diffusion tests benchmarks $(wildcard *.py)
 PYTEST_ARGS ?=
+# Tests are single-threaded; so many processes share them.
+TEST_PROCESSES ?= 2
+PYTEST := -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -35,7 +38,7 @@ DEVELOP := $(VENV)/.develop
 
 help:
 	@echo "make run        create $(VENV), train and test $(MODEL) on $(DATASET) (MODEL= DATASET= EPOCHS= RUN_ARGS=)"
-	@echo "make test       the tests (PYTEST_ARGS=); test-slow and test-gpu run those that are marked so"
+	@echo "make test       the tests (PYTEST_ARGS= TEST_PROCESSES=2); test-slow and test-gpu run those that are marked so"
 	@echo "make lint       ruff check, ruff format --check, mypy"
 	@echo "make format     let ruff fix and format"
 	@echo "make wheel      dist/*.whl"
@@ -46,7 +49,7 @@ run: venv
 	$(BIN)/python run_recbole_diff.py --model=$(MODEL) --dataset=$(DATASET) $(RUN_ARGS)
 
 test: venv-develop
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST) -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-slow: venv-develop
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)

@@ -34,6 +34,7 @@ from render_thousand_table import render_thousand
 from search_table import render_search
 from speed_multi_interest_table import render_speed_multi_interest
 from speed_table import render_speed
+from suite_overhead_table import render_suite_overhead
 from tune_table import render_tune_asha, render_tune_concurrency
 from workers_table import render_workers_speed, render_workers_step_cost
 
@@ -65,6 +66,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "speed_diffurec": render_speed,
     "speed_multi_interest": render_speed_multi_interest,
     "speed_diffurecsys": render_speed,
+    "suite_overhead": render_suite_overhead,
     "tune_asha": render_tune_asha,
     "tune_concurrency": render_tune_concurrency,
     "workers_speed": render_workers_speed,

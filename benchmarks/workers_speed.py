@@ -47,10 +47,14 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=3, help="of a measurement, the first not counted (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="pairs of runs (%(default)s)")
     parser.add_argument("--train_batch_size", type=int, help="rows of a batch, all workers together (a model's own)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a key of every run")
     parser.add_argument("--train_noise", default="generator", help="generator or keyed (%(default)s)")
     parser.add_argument("--output", default=str(HERE / "results" / "workers_speed.json"), help="(%(default)s)")
     parser.add_argument("--try_out", action="store_true", help="tiny models, one pair: to see that the command works")
     options = parser.parse_args(given)
+    wrong = [word for word in options.set if "=" not in word]
+    if wrong:
+        parser.error(f"--set takes KEY=VALUE, got {wrong[0]}")
     options.models = [name for name in options.models.split(",") if name]
     if options.epochs < 2:
         parser.error("--epochs: the first is not counted, so there must be 2 at least")
@@ -78,7 +82,7 @@ def measure(model: str, workers: int, options: argparse.Namespace) -> dict[str, 
     if options.try_out:
         keys.update(SMALL)
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"--{key}={value}" for key, value in keys.items()]
+        words = [f"--{key}={value}" for key, value in keys.items()] + [f"--{word}" for word in options.set]
         command = [sys.executable, "-m", "recbole_diffusion", *words, f"--output={folder}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=HERE.parent, env=environment, capture_output=True, text=True, check=False)
@@ -133,7 +137,7 @@ def main() -> None:
         "machine": {**machine(torch.device("cpu")), "load": load.report()},
         "settings": {
             name: getattr(options, name)
-            for name in ("dataset", "workers", "epochs", "repeats", "train_batch_size", "train_noise", "try_out")
+            for name in ("dataset", "workers", "epochs", "repeats", "train_batch_size", "train_noise", "set", "try_out")
         },
         "models": models,
     }

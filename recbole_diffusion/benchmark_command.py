@@ -17,7 +17,9 @@ OPTIONS: dict[str, str] = {
     "threads": "NUMBER of CPU threads of a run (default: its share of the cores)",
     "show_progress": "False: no lines while it runs",
 }
-FLAGS: dict[str, str] = {}
+FLAGS: dict[str, str] = {
+    "tables_only": "run nothing: the tables and the report of what is finished, also while the suite runs elsewhere"
+}
 BARE = ()
 POSITIONAL = "benchmark"  # the option that stands without its key
 USAGE = "FILE"
@@ -35,7 +37,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
 
     Args:
         options: keys of :data:`OPTIONS` with their values.
-        flags: none.
+        flags: those of :data:`FLAGS` that are given.
         config: keys of every run.
 
     Raises:
@@ -58,6 +60,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
         data_path=options.get("data_path"),
         output=options.get("output", "benchmark_runs"),
         show_progress=show == "true",
+        tables_only="tables_only" in flags,
         **numbers,
     )
     failed = [outcome for outcome in result.outcomes if outcome.reason is not None]

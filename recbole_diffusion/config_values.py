@@ -312,6 +312,7 @@ CHECKS: dict[str, Check] = {
     "eval_step": integer(0),
     "stopping_step": integer(0),
     "time_limit": number(above=0.0, none=True),
+    "time_limit_clock": choice("wall", "processor"),
     "clip_grad_norm": _gradient_clipping,
     "loss_decimal_place": integer(0),
     "scheduler": _scheduler,

@@ -29,6 +29,7 @@ RESUMABLE_KEYS = (
     "stopping_step",
     "eval_step",
     "time_limit",
+    "time_limit_clock",
     "show_progress",
     "num_threads",
     "num_workers",

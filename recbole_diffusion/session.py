@@ -51,6 +51,7 @@ class RunResult:
     parameters: int
     device: str
     wall_seconds: float
+    processor_seconds: float
     train_seconds_per_epoch: float | None
 
 
@@ -174,6 +175,7 @@ class TrainingSession:
             parameters=self.parameters,
             device=device_name(config["device"]),
             wall_seconds=round(seconds, 3),
+            processor_seconds=round(trainer.processor_seconds, 3),
             train_seconds_per_epoch=sorted(times)[len(times) // 2] if times else None,
         )
         facts = dataclasses.asdict(result)

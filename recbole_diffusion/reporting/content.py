@@ -228,33 +228,31 @@ def _ended(moments: Sequence[str]) -> str:
 
 def _search(search: SearchReport, folder: Path) -> dict[str, Any]:
     """A search: what was searched, what was tried, what was chosen."""
-    facts = search.facts or {}
-    best = facts.get("best") or {}
-    trials = facts.get("trials") or []
-    keys = list(dict.fromkeys(key for trial in trials for key in trial["values"]))
+    keys = list(dict.fromkeys(key for trial in search.trials for key in trial.values))
     return {
         "name": f"{search.label} on {search.dataset}",
         "asked": search.asked,
-        "metric": facts.get("metric", ""),
-        "finished": bool(facts),
-        "chosen": next(
-            ([(key, plain(v)) for key, v in t["values"].items()] for t in trials if t["trial"] == best.get("trial")), []
-        ),
-        "space": [(key, plain(value)) for key, value in (facts.get("space") or {}).items()],
-        "columns": ["rank", facts.get("metric", ""), "best epoch", "epochs", "seconds", "state", *keys],
+        "tried": sum(trial.score is not None for trial in search.trials),
+        "metric": search.metric,
+        "chosen": None if search.chosen is None else [(key, plain(value)) for key, value in search.chosen.items()],
+        "space": [(key, plain(value)) for key, value in search.space.items()],
+        "columns": [*keys, search.metric or "score", "best epoch", "epochs", "time", "state"],
         "trials": [
-            [
-                str(trial["rank"] or NOTHING),
-                NOTHING if trial["score"] is None else f"{trial['score']:.6f}",
-                str(trial["best_epoch"] or NOTHING),
-                str(trial["epochs"]),
-                f"{trial['seconds']:.0f}",
-                trial["state"] + (f": {trial['reason']}" if trial.get("reason") else ""),
-                *(_value(trial["values"].get(key)) for key in keys),
-            ]
-            for trial in trials[:MOST_TRIALS]
+            {
+                "cells": [
+                    *(_value(trial.values.get(key)) for key in keys),
+                    NOTHING if trial.score is None else f"{trial.score:.6f}",
+                    str(trial.best_epoch or NOTHING),
+                    str(trial.epochs or NOTHING),
+                    NOTHING if trial.seconds is None else duration(trial.seconds),
+                    trial.state,
+                ],
+                "chosen": trial.values == search.chosen,
+                "folder": link(trial.folder, folder) + "/" if trial.folder else "",
+            }
+            for trial in search.trials[:MOST_TRIALS]
         ],
-        "more": max(0, len(trials) - MOST_TRIALS),
+        "more": max(0, len(search.trials) - MOST_TRIALS),
         "folder": link(search.folder, folder) + "/" if search.folder else "",
     }
 

@@ -73,21 +73,49 @@ class Contestant:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A configuration that was tried.
+
+    Attributes:
+        values: its keys.
+        score: on validation; None where it has none.
+        state: finished, failed and so on, with the reason.
+        best_epoch, epochs: of the best validation, and trained.
+        seconds: that it took; None where that is not known.
+        folder: of its run; None where it has none of its own.
+    """
+
+    values: Mapping[str, Any]
+    score: float | None
+    state: str
+    best_epoch: int | None = None
+    epochs: int = 0
+    seconds: float | None = None
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
 class SearchReport:
-    """A search for a configuration on validation.
+    """How the configuration of a model was chosen on validation.
 
     Attributes:
         label, dataset: of which model, on which data.
         asked: configurations that were to be tried.
-        folder: of the sweep; None before it has one.
-        facts: its tune_result.json; None before it is finished.
+        metric: they were compared by it; empty while that is not known.
+        space: keys and what they were drawn from.
+        trials: in order, the best first where they are ranked.
+        chosen: keys and values; None before there is a choice.
+        folder: of the search; None where it has none of its own, or not yet.
     """
 
     label: str
     dataset: str
     asked: int
-    folder: Path | None
-    facts: Mapping[str, Any] | None
+    metric: str
+    space: Mapping[str, Any]
+    trials: Sequence[Trial]
+    chosen: Mapping[str, Any] | None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +131,7 @@ class SuiteReport:
         contestants: rows of its tables.
         runs: all planned runs.
         evaluations: the one of the training first.
-        searches: for configurations.
+        searches: for configurations, among candidates or in a space.
     """
 
     name: str

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import cores
 from recbole_diffusion.reporting.page import write_report
 from recbole_diffusion.suites import searching
+from recbole_diffusion.suites.candidates import Choice, plan_choice
 from recbole_diffusion.suites.performing import LOG, Outcome, Processes
 from recbole_diffusion.suites.plan import PlannedRun, plan_run
 from recbole_diffusion.suites.report import command_of, suite_report
@@ -71,6 +72,7 @@ def benchmark(
     max_concurrent: int = 1,
     threads: int | None = None,
     show_progress: bool = True,
+    tables_only: bool = False,
 ) -> SuiteResult:
     """Run a suite, or what is left of it.
 
@@ -82,6 +84,7 @@ def benchmark(
         max_concurrent: runs at a time.
         threads: CPU threads of a run; its share of the cores when None.
         show_progress: a line on standard error for each run that ends.
+        tables_only: run nothing; the tables of what is finished, also while another process runs the suite.
 
     Raises:
         UserError: anything a person can correct, before a run starts, or the searches that failed.
@@ -104,22 +107,82 @@ def benchmark(
         if model.search is not None
         for dataset in model.datasets
     }
-    # Everything that can be wrong with keys and data is found before anything starts.
-    planned = [
-        plan_run(suite, model, dataset, seed, output=folder, given=given) for model, dataset, seed in suite.rows()
-    ]
-    with messages(show_progress), _goes_on(), locked(folder) as lock:
-        _prepare_data(planned, place)
-        keep = () if lock is None else (lock,)
-        chosen = _searched(searches.values(), place, keep)
-        runs = tuple(
+    command = command_of(
+        file,
+        asked,
+        data_path=data_path or asked.get("data_path"),
+        output=output,
+        max_concurrent=max_concurrent,
+        threads=threads,
+    )
+    choices = {
+        (model.label, dataset): plan_choice(suite, model, dataset, output=folder, given=given)
+        for model in suite.models
+        if model.candidates
+        for dataset in model.datasets
+    }
+
+    def planned(chosen: Mapping[tuple[str, str], Mapping[str, Any]]) -> tuple[PlannedRun, ...]:
+        return tuple(
             plan_run(
                 suite, model, dataset, seed, output=folder, given=given, searched=chosen.get((model.label, dataset))
             )
             for model, dataset, seed in suite.rows()
         )
+
+    if tables_only:
+        decided = {key: choice.chosen() for key, choice in choices.items()}
+        decided.update({key: search.chosen() for key, search in searches.items()})
+        known = {key: values for key, values in decided.items() if values is not None}
+        runs = tuple(run for run in planned(known) if decided.get((run.label, run.dataset), run) is not None)
+        return _result(suite, folder, runs, (), searches.values(), choices.values(), command)
+    # Everything that can be wrong with keys and data is found before anything starts.
+    fixed = [run for run in planned({}) if (run.label, run.dataset) not in choices]
+    candidates = [run for choice in choices.values() for run in choice.runs]
+    with messages(show_progress), _goes_on(), locked(folder) as lock:
+        _prepare_data([*fixed, *candidates], place)
+        keep = () if lock is None else (lock,)
+        chosen = _searched(searches.values(), place, keep)
+        first = tuple(run for run in planned(chosen) if (run.label, run.dataset) not in choices)
+
+        def then(run: PlannedRun) -> Sequence[PlannedRun]:
+            """Once all candidates of a model have ended: its runs with the best of them."""
+            key = (run.label, run.dataset)
+            values = choices[key].chosen() if key in choices and key not in chosen else None
+            if values is None:
+                return ()
+            chosen[key] = values
+            logger.info("%s on %s: %s, of %d candidates", *key, values, len(choices[key].runs))
+            return [run for run in planned(chosen) if (run.label, run.dataset) == key]
+
+        _write(folder, suite, first)
+        order = {(model.label, dataset, seed): number for number, (model, dataset, seed) in enumerate(suite.rows())}
+        outcomes = run_all(
+            [*first, *candidates],
+            place,
+            at_a_time=max_concurrent,
+            tell=_tell,
+            keep=keep,
+            position=lambda run: order[run.label, run.dataset, run.seed],
+            then=then,
+            total=len(candidates) + len(order),
+        )
+        # a candidate that failed keeps its model's runs from being made
+        runs = tuple(run for run in planned(chosen) if run in first or (run.label, run.dataset) in chosen)
         _write(folder, suite, runs)
-        outcomes = run_all(runs, place, at_a_time=max_concurrent, tell=_tell, keep=keep)
+    return _result(suite, folder, runs, outcomes, searches.values(), choices.values(), command)
+
+
+def _result(
+    suite: Suite,
+    folder: Path,
+    runs: tuple[PlannedRun, ...],
+    outcomes: Sequence[Outcome],
+    searches: Iterable[PlannedSearch],
+    choices: Iterable[Choice],
+    command: str,
+) -> SuiteResult:
+    """Write the tables and the report of what is finished."""
     records = read_records(suite, runs)
     tables = {AS_TRAINED: suite_tables(suite, records)}
     for name in suite.evaluations:
@@ -132,15 +195,9 @@ def benchmark(
         records=records,
         tables=tables,
         outcomes=outcomes,
-        searches=list(searches.values()),
-        command=command_of(
-            file,
-            asked,
-            data_path=data_path or asked.get("data_path"),
-            output=output,
-            max_concurrent=max_concurrent,
-            threads=threads,
-        ),
+        searches=tuple(searches),
+        choices=tuple(choices),
+        command=command,
     )
     return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(files), write_report(report, folder))
 

@@ -150,7 +150,7 @@ def layered(
         (("settings",), suite.settings),
         (("datasets", dataset), suite.datasets[dataset]),
         (("models", model.label, "settings"), model.settings),
-        (("models", model.label, "search"), searched or {}),
+        (("models", model.label, "candidates" if model.candidates else "search"), searched or {}),
     ]
     merged = Overrides(origin=getattr(given, "origin", "command line"))
     for path, values in layers:

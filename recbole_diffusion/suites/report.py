@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.benchmarking.metric_names import printed_name
 from recbole_diffusion.benchmarking.results import RunRecord
 from recbole_diffusion.benchmarking.tables import ResultTable
 from recbole_diffusion.reporting.suite_report import (
@@ -20,12 +21,17 @@ from recbole_diffusion.reporting.suite_report import (
     RunState,
     SearchReport,
     SuiteReport,
+    Trial,
 )
+from recbole_diffusion.suites.candidates import Choice
 from recbole_diffusion.suites.performing import Outcome
-from recbole_diffusion.suites.plan import PlannedRun
+from recbole_diffusion.suites.plan import PlannedRun, slug
 from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import Suite
-from recbole_diffusion.suites.tables import AS_TRAINED, tables_folder
+from recbole_diffusion.suites.tables import AS_TRAINED, read_records, tables_folder
+
+Row = tuple[str, str, int]
+"""Label, dataset and seed."""
 
 
 def suite_report(
@@ -36,7 +42,8 @@ def suite_report(
     records: Sequence[RunRecord | None],
     tables: Mapping[str, Sequence[ResultTable]],
     outcomes: Sequence[Outcome],
-    searches: Sequence[PlannedSearch],
+    searches: Sequence[PlannedSearch] = (),
+    choices: Sequence[Choice] = (),
     command: str,
 ) -> SuiteReport:
     """All that the report of a suite says.
@@ -49,7 +56,11 @@ def suite_report(
         tables: of each evaluation, by its name.
         outcomes: how those ended that were made now.
         searches: for configurations.
+        choices: among candidates.
         command: that makes the suite.
+
+    Raises:
+        UserError: a candidate's result that cannot be read.
     """
     reasons = {outcome.name: outcome for outcome in outcomes if outcome.reason is not None}
     settings = {AS_TRAINED: {}, **suite.evaluations}
@@ -71,17 +82,39 @@ def suite_report(
             )
             for model in suite.models
         ],
-        runs=[_state(run, record, reasons.get(run.name)) for run, record in zip(runs, records, strict=True)],
+        runs=_states(
+            suite,
+            folder,
+            {(run.label, run.dataset, run.seed): (run, record) for run, record in zip(runs, records, strict=True)},
+            reasons,
+        ),
         evaluations=[
             Evaluation(name, settings[name], of_it, tables_folder(folder, name)) for name, of_it in tables.items()
         ],
-        searches=[_search(search) for search in searches],
+        searches=[*map(_search, searches), *(_choice(suite, choice) for choice in choices)],
     )
 
 
 def _label(label: str) -> str:
     """As tables have it."""
     return " ".join(label.split())
+
+
+def _states(
+    suite: Suite, folder: Path, runs: Mapping[Row, tuple[PlannedRun, RunRecord | None]], reasons: Mapping[str, Outcome]
+) -> list[RunState]:
+    """Every row of the suite; one whose configuration is not chosen yet has no planned run."""
+    states = []
+    for model, dataset, seed in suite.rows():
+        run, record = runs.get((model.label, dataset, seed), (None, None))
+        if run is not None:
+            states.append(_state(run, record, reasons.get(run.name)))
+            continue
+        outcome = reasons.get(f"{model.label} on {dataset}, seed {model.seeds[0]}")
+        reason = "its configuration is not chosen" + (f", a candidate failed: {outcome.reason}" if outcome else "")
+        place = folder / "runs" / slug(dataset) / slug(model.label)
+        states.append(RunState(_label(model.label), dataset, seed, NOT_BEGUN, reason, place, None))
+    return states
 
 
 def _state(run: PlannedRun, record: RunRecord | None, outcome: Outcome | None) -> RunState:
@@ -98,12 +131,65 @@ def _state(run: PlannedRun, record: RunRecord | None, outcome: Outcome | None) -
 
 
 def _search(search: PlannedSearch) -> SearchReport:
+    """A sweep, as its tune_result.json has it."""
     assert search.model.search is not None
     sweep = search.sweep()
-    facts = None
+    facts: dict[str, Any] = {}
     if sweep is not None and (sweep / "tune_result.json").is_file():
         facts = json.loads((sweep / "tune_result.json").read_text(encoding="utf-8"))
-    return SearchReport(_label(search.model.label), search.dataset, search.model.search.num_trials, sweep, facts)
+    return SearchReport(
+        label=_label(search.model.label),
+        dataset=search.dataset,
+        asked=search.model.search.num_trials,
+        metric=facts.get("metric", ""),
+        space=facts.get("space") or {},
+        trials=[
+            Trial(
+                row["values"],
+                row["score"],
+                f"{row['state']}: {row['reason']}" if row.get("reason") else row["state"],
+                row["best_epoch"],
+                row["epochs"],
+                row["seconds"],
+            )
+            for row in facts.get("trials", ())
+        ],
+        chosen=search.chosen(),
+        folder=sweep,
+    )
+
+
+def _choice(suite: Suite, choice: Choice) -> SearchReport:
+    """Candidates, each of them a run."""
+    records = read_records(suite, choice.runs)
+    lists: dict[str, list[Any]] = {}
+    for values in choice.values:
+        for key, value in values.items():
+            listed = lists.setdefault(key, [])
+            if value not in listed:
+                listed.append(value)
+    return SearchReport(
+        label=_label(choice.label),
+        dataset=choice.dataset,
+        asked=len(choice.runs),
+        metric=next((printed_name(record.valid_metric) for record in records if record and record.valid_metric), ""),
+        space=lists,
+        trials=[
+            Trial(values, score, NOT_BEGUN)
+            if record is None
+            else Trial(
+                values,
+                score,
+                FINISHED if record.finished else UNFINISHED,
+                record.best_epoch,
+                record.epochs,
+                record.seconds,
+                record.folder,
+            )
+            for record, values, score in zip(records, choice.values, choice.scores(), strict=True)
+        ],
+        chosen=choice.chosen(),
+    )
 
 
 def command_of(

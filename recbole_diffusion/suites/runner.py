@@ -7,11 +7,13 @@ by hand. A crash loses the epoch at hand of the runs in progress.
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,17 +77,23 @@ def run_all(
     place: Mapping[str, Any],
     *,
     at_a_time: int,
-    tell: Any,
+    tell: Callable[[Progress], None],
     keep: Sequence[int] = (),
+    position: Callable[[PlannedRun], int] | None = None,
+    then: Callable[[PlannedRun], Sequence[PlannedRun]] | None = None,
+    total: int | None = None,
 ) -> list[Outcome]:
     """Make what is missing of all runs.
 
     Args:
-        runs: in the order in which they start.
+        runs: that can start now.
         place: keys that say where and how runs run.
         at_a_time: how many at a time.
         tell: called with a :class:`Progress` at the start and after each run.
         keep: file descriptors that processes keep open.
+        position: what starts first, the lowest; None for the order of `runs`.
+        then: called with a run that has its result; the runs that can start only now.
+        total: of runs, those that `then` will give included.
 
     Returns:
         how the runs ended that were not finished before.
@@ -93,25 +101,42 @@ def run_all(
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the processes have ended.
     """
-    todo = [run for run in runs if not run.finished]
-    done, ended = len(runs) - len(todo), []
-    tell(Progress(done, len(runs), None, None))
+    waiting: list[tuple[int, int, PlannedRun]] = []
+    arrived = itertools.count()
+    done, ended = 0, list[Outcome]()
+
+    def add(new: Sequence[PlannedRun]) -> None:
+        nonlocal done
+        for run in new:
+            if run.finished:
+                done += 1
+                add(then(run) if then is not None else ())
+            else:
+                number = next(arrived)
+                heapq.heappush(waiting, (number if position is None else position(run), number, run))
+
+    add(runs)
+    expected = len(waiting) + done if total is None else total
+    tell(Progress(done, expected, None, None))
     processes = Processes()
     began = time.monotonic()
     with _terminated_like_interrupted(), ThreadPoolExecutor(at_a_time, thread_name_prefix="run") as pool:
-        futures: set[Future[Outcome]] = {pool.submit(perform, run, place, processes, keep=keep) for run in todo}
+        futures: dict[Future[Outcome], PlannedRun] = {}
         try:
-            while futures:
-                finished, futures = wait(futures, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    outcome = future.result()
+            while waiting or futures:
+                while waiting and len(futures) < at_a_time:
+                    run = heapq.heappop(waiting)[2]
+                    futures[pool.submit(perform, run, place, processes, keep=keep)] = run
+                for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                    run, outcome = futures.pop(future), future.result()
                     ended.append(outcome)
-                    done += outcome.reason is None
+                    if outcome.reason is None:
+                        done += 1
+                        add(then(run) if then is not None else ())
                     rate = (time.monotonic() - began) / len(ended)
-                    tell(Progress(done, len(runs), outcome, rate * len(futures)))
+                    left = max(expected - done - sum(one.reason is not None for one in ended), 0)
+                    tell(Progress(done, expected, outcome, rate * left))
         except BaseException:
-            for future in futures:
-                future.cancel()
             processes.stop()
             if wait(futures, timeout=_PATIENCE).not_done:
                 processes.stop(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)

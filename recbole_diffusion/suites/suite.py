@@ -5,21 +5,25 @@
     seeds: [1, 2, 3]
     settings: {epochs: 20}            # of every run
     time_limit: 3600                  # seconds of a run's training
+    order: seeds                      # seeds: all models with the first seed first | models: all seeds of a model first
     models:
       SASRecCE:                       # a label, the model's name unless `model` says another
       DiffuRec: {preset: paper}
       DiffuRec without diffusion: {model: DiffuRec, settings: {lambda_mean: 0, lambda_std: 0}, seeds: [1]}
+      GRU4Rec: {candidates: {learning_rate: [0.001, 0.005], hidden_size: [64, 128]}}
       gSASRec: {search: {space: hyper/gSASRec.yaml, num_trials: 4}}
     evaluations:                      # the same checkpoints, ranked otherwise
       without seen items: {filter_seen: True}
     reference: SASRecCE               # what the others are tested against; of several the best one of each column
 
 Keys of a run win in this order: the preset, `settings` of the suite, of the dataset, of the model; what the command
-line gives wins over all. A search chooses a model's configuration on validation, with the first seed.
+line gives wins over all. `candidates`, every combination of the listed values, and `search`, a sweep over a file of
+ranges, choose a model's configuration on validation, with its first seed.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,13 +39,15 @@ SUITE_KEYS = (
     "seeds",
     "settings",
     "time_limit",
+    "order",
     "models",
     "evaluations",
     "reference",
     "metrics",
     "published",
 )
-MODEL_KEYS = ("model", "preset", "settings", "seeds", "datasets", "search", "published")
+ORDERS = ("seeds", "models")
+MODEL_KEYS = ("model", "preset", "settings", "seeds", "datasets", "candidates", "search", "published")
 SEARCH_KEYS = ("space", "num_trials", "settings")
 
 
@@ -71,7 +77,8 @@ class SuiteModel:
         settings: keys of its runs.
         seeds: its own, or those of the suite.
         datasets: its own, or those of the suite.
-        search: how its configuration is chosen; None takes what is given.
+        candidates: configurations of which the best on validation is taken; empty takes what is given.
+        search: the sweep that chooses its configuration; None for none.
         published: what a table of printed figures calls it, where that is not its model.
     """
 
@@ -81,6 +88,7 @@ class SuiteModel:
     settings: dict[str, Any]
     seeds: tuple[int, ...]
     datasets: tuple[str, ...]
+    candidates: tuple[dict[str, Any], ...]
     search: Search | None
     published: str | None
 
@@ -95,6 +103,7 @@ class Suite:
         about: one line.
         datasets: the datasets and the keys of all runs on each.
         settings: keys of every run.
+        order: seeds | models, what comes first.
         models: rows, in the order of the file.
         evaluations: further evaluations of every checkpoint, by name.
         reference: labels that the others are tested against, in each column against the best of them.
@@ -108,6 +117,7 @@ class Suite:
     about: str
     datasets: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+    order: str
     models: tuple[SuiteModel, ...]
     evaluations: dict[str, dict[str, Any]]
     reference: tuple[str, ...]
@@ -116,13 +126,14 @@ class Suite:
     lines: dict[tuple[str, ...], str]
 
     def rows(self) -> Iterator[tuple[SuiteModel, str, int]]:
-        """Every model, dataset and seed: all models of a dataset, seed by seed, so that a table fills from its top."""
-        seeds = list(dict.fromkeys(seed for model in self.models for seed in model.seeds))
+        """Every model, dataset and seed, in the order in which they are made."""
         for dataset in self.datasets:
-            for seed in seeds:
-                for model in self.models:
-                    if dataset in model.datasets and seed in model.seeds:
-                        yield model, dataset, seed
+            models = [model for model in self.models if dataset in model.datasets]
+            if self.order == "models":
+                yield from ((model, dataset, seed) for model in models for seed in model.seeds)
+                continue
+            for seed in dict.fromkeys(seed for model in models for seed in model.seeds):
+                yield from ((model, dataset, seed) for model in models if seed in model.seeds)
 
 
 class _Reader:
@@ -193,6 +204,9 @@ def read_suite(file: str | Path) -> Suite:
     settings = reader.mapping(("settings",), values.get("settings"))
     if values.get("time_limit") is not None:
         settings = {"time_limit": values["time_limit"], **settings}
+    order = values.get("order", ORDERS[0])
+    if order not in ORDERS:
+        raise reader.wrong(("order",), " or ".join(ORDERS), order)
     listed = reader.mapping(("models",), values["models"])
     models = tuple(_model(reader, label, entry, seeds, tuple(datasets)) for label, entry in listed.items())
     evaluations = {
@@ -209,6 +223,7 @@ def read_suite(file: str | Path) -> Suite:
         about=reader.text(("about",), values["about"]) if "about" in values else "",
         datasets=datasets,
         settings=settings,
+        order=order,
         models=models,
         evaluations=evaluations,
         reference=reference,
@@ -226,6 +241,8 @@ def _model(reader: _Reader, label: str, entry: Any, seeds: tuple[int, ...], data
     for name in own_datasets:
         if name not in datasets:
             raise reader.wrong((*path, "datasets"), f"of the suite's datasets {', '.join(datasets)}", name)
+    if values.get("candidates") is not None and values.get("search") is not None:
+        raise UserError(f"{reader.where(*path, 'search')}: {label} has candidates and a search; leave one of them out")
     return SuiteModel(
         label=label,
         model=reader.text((*path, "model"), values.get("model", label)),
@@ -233,9 +250,21 @@ def _model(reader: _Reader, label: str, entry: Any, seeds: tuple[int, ...], data
         settings=reader.mapping((*path, "settings"), values.get("settings")),
         seeds=reader.seeds((*path, "seeds"), values["seeds"]) if "seeds" in values else seeds,
         datasets=own_datasets,
+        candidates=_candidates(reader, (*path, "candidates"), values.get("candidates")),
         search=_search(reader, (*path, "search"), values["search"]) if values.get("search") is not None else None,
         published=reader.text((*path, "published"), values["published"]) if "published" in values else None,
     )
+
+
+def _candidates(reader: _Reader, path: tuple[str, ...], entry: Any) -> tuple[dict[str, Any], ...]:
+    """Every combination of the listed values; the last key changes first."""
+    lists = reader.mapping(path, entry)
+    for key, listed in lists.items():
+        if not isinstance(listed, list) or not listed or any(value in listed[:at] for at, value in enumerate(listed)):
+            raise reader.wrong((*path, key), "a list of different values", listed)
+    if not lists:
+        return ()
+    return tuple(dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values()))
 
 
 def _search(reader: _Reader, path: tuple[str, ...], entry: Any) -> Search:

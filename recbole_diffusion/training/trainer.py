@@ -118,8 +118,8 @@ class _Run(RankingTrainer):
         self.history: list[dict[str, Any]] = []
         self.loss_terms: dict[str, float] = {}  # of the epoch: sums over batches of the loss's named terms
         self.best_epoch: int | None = None
-        self.seconds_before = 0.0
-        self.started = time.perf_counter()
+        self.seconds_before, self.processor_seconds_before = 0.0, 0.0
+        self.started, self.started_processor = time.perf_counter(), time.process_time()
         self.stopped = False
 
     # building -------------------------------------------------------------------------------------------------------
@@ -184,6 +184,7 @@ class _Run(RankingTrainer):
             cur_step=self.cur_step,
             stopped=self.stopped,
             seconds=self.seconds,
+            processor_seconds=self.processor_seconds,
             history=self.history,
             optimizer=optimizer_facts,
             random=random_facts,
@@ -222,6 +223,7 @@ class _Run(RankingTrainer):
         self.best_valid_result = facts["best_valid_result"]
         self.history = facts["history"]
         self.seconds_before = facts["seconds"]
+        self.processor_seconds_before = facts.get("processor_seconds", 0.0)  # runs of older versions have none
         unpack_random_state(self._generators(), self.device, checkpoint.part("generator"), facts["random"])
         self.folder.write_metrics(self.history)
         if self.best_epoch == self.start_epoch and self._stored_best_epoch() != self.best_epoch:
@@ -246,6 +248,12 @@ class _Run(RankingTrainer):
     def seconds(self) -> float:
         """Wall time of the run so far, earlier parts of a resumed run included."""
         return self.seconds_before + time.perf_counter() - self.started
+
+    @property
+    def processor_seconds(self) -> float:
+        """CPU time of this process's threads for the run so far, earlier parts included: other programs that share the
+        cores lengthen it little."""
+        return self.processor_seconds_before + time.process_time() - self.started_processor
 
     # training -------------------------------------------------------------------------------------------------------
 
@@ -349,7 +357,7 @@ class _Run(RankingTrainer):
         if self.stopped and verbose:
             logger.info("stopped early: no better %s since epoch %s", self.valid_metric, self.best_epoch)
         elif late and verbose:
-            logger.info("stopped: time_limit is %s s", self.config["time_limit"])
+            logger.info("stopped: time_limit is %s s (%s)", self.config["time_limit"], self.config["time_limit_clock"])
         self.stopped = self.stopped or late
         if score is not None and callback_fn is not None:
             callback_fn(epoch, score)
@@ -357,7 +365,10 @@ class _Run(RankingTrainer):
     def _late(self) -> bool:
         """Whether the run has taken longer than it may; what the first of several workers says."""
         limit = self.config["time_limit"]
-        return limit is not None and bool(self.workers.broadcast(self.seconds > limit))
+        if limit is None:
+            return False
+        spent = self.processor_seconds if self.config["time_limit_clock"] == "processor" else self.seconds
+        return bool(self.workers.broadcast(spent > limit))
 
     def _improves(self, score: float) -> bool:
         """Whether a validation score is strictly better than the best so far. RecBole counts a tie as an improvement,

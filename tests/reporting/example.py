@@ -21,6 +21,7 @@ from recbole_diffusion.reporting.suite_report import (
     RunState,
     SearchReport,
     SuiteReport,
+    Trial,
 )
 
 from ..benchmarking.folders import PROTOCOL, make_run
@@ -32,19 +33,10 @@ PAPER = {
     "source": "Le et al.: DMI",
     "values": {"toy": {"DMI": {"HR@10": 31.5, "NDCG@10": 12.25}}},
 }
-SEARCH = {
-    "model": "DMI",
-    "dataset": "toy",
-    "metric": "NDCG@10",
-    "space": {"learning_rate": {"loguniform": [0.0002, 0.005]}, "n_layers": {"choice": [1, 2]}},
-    "best": {"trial": "00001"},
-    "trials": [
-        {"rank": 1, "trial": "00001", "state": "finished", "score": 0.125, "best_epoch": 4, "epochs": 6,
-         "seconds": 12.5, "values": {"learning_rate": 0.00123456789, "n_layers": 2}, "reason": ""},
-        {"rank": None, "trial": "00000", "state": "failed", "score": None, "best_epoch": None, "epochs": 1,
-         "seconds": 2.0, "values": {"learning_rate": 0.004, "n_layers": 1}, "reason": "the loss is NaN"},
-    ],
-}  # fmt: skip
+TRIALS = (
+    Trial({"learning_rate": 0.00123456789, "n_layers": 2}, 0.125, "finished", 4, 6, 12.5),
+    Trial({"learning_rate": 0.004, "n_layers": 1}, None, "failed: the loss is NaN", None, 1, 2.0),
+)
 
 
 def metrics_csv(hit: float, epochs: int) -> str:
@@ -127,8 +119,17 @@ def example(folder: Path, *, evil: str = EVIL) -> SuiteReport:
             evaluation("without <seen> items", {"filter_seen": True}, seen, folder, folder / "tables" / "seen"),
         ],
         searches=[
-            SearchReport("DMI", "toy", 2, folder / "searches" / "toy" / "DMI", SEARCH),
-            SearchReport("DMI", "other", 2, None, None),
+            SearchReport(
+                "DMI",
+                "toy",
+                2,
+                "NDCG@10",
+                {"learning_rate": {"loguniform": [0.0002, 0.005]}, "n_layers": {"choice": [1, 2]}},
+                TRIALS,
+                TRIALS[0].values,
+                folder / "searches" / "toy" / "DMI",
+            ),
+            SearchReport("DMI", "other", 2, "", {}, (), None),
         ],
     )
 

@@ -120,7 +120,7 @@ def test_what_is_not_finished_is_said(text: str) -> None:
     assert "DMI on other, seed 1: <strong>not begun</strong>" in text
     assert "other: no run is finished, hence no figures." in text
     assert "5 of 7 runs finished" in text
-    assert "Not finished: nothing is chosen." in text
+    assert "Nothing is chosen yet: 0 of 2 configurations have a validation score." in text
 
 
 def test_markup_in_names_is_text(text: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import yaml
 
 from recbole_diffusion import quick_start
 from recbole_diffusion.command_line import main
@@ -50,8 +51,15 @@ def write(folder: Path, text: str = TEXT) -> Path:
     return file
 
 
-def run(folder: Path, data: Path, text: str = TEXT, **keys: object) -> SuiteResult:
-    return benchmark(write(folder, text), keys, data_path=data, output=folder / "out", threads=1, show_progress=False)
+def run(folder: Path, data: Path, text: str = TEXT, *, tables_only: bool = False) -> SuiteResult:
+    return benchmark(
+        write(folder, text),
+        data_path=data,
+        output=folder / "out",
+        threads=1,
+        show_progress=False,
+        tables_only=tables_only,
+    )
 
 
 def results(result: SuiteResult) -> dict[str, float]:
@@ -106,6 +114,34 @@ def check_table(result: SuiteResult) -> None:
     assert 0 <= row.p_value <= 1
 
 
+def test_the_best_candidate_on_validation_gets_the_other_seeds(tmp_path: Path, small_data: Path) -> None:
+    text = ALONE.replace("seeds: 1", "seeds: [1, 2]").replace(
+        "{settings: {inner_size: 8}}", "{settings: {inner_size: 8}, candidates: {learning_rate: [1e-9, 0.05]}}"
+    )
+    text += "evaluations: {without seen items: {filter_seen: True}}\n"
+    result = run(tmp_path, small_data, text)
+    assert not result.missing and [planned.keys["learning_rate"] for planned in result.runs] == [0.05, 0.05]
+    tried = {}  # by learning rate: validation score, folder
+    for path in result.folder.glob("runs/small/*/*/*/result.json"):
+        config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
+        if config["seed"] == 1:
+            tried[config["learning_rate"]] = json.loads(path.read_text(encoding="utf-8"))["best_valid_score"], path
+    assert tried[0.05][0] > tried[1e-9][0]
+    # the winner is the first seed's run: three were trained, and what was not chosen is not ranked again
+    assert result.runs[0].run_folder == tried[0.05][1].parent and len(results(result)) == 3 + 2
+    assert not (tried[1e-9][1].parents[1] / "evaluations").exists()
+    made = results(result)
+    again = run(tmp_path, small_data, text)
+    assert not again.outcomes and results(again) == made and again.runs == result.runs
+    # tables of what is finished, while another process is at work
+    (result.runs[1].run_folder / "result.json").unlink()  # type: ignore[operator]
+    with locked(result.folder):
+        shown = run(tmp_path, small_data, text, tables_only=True)
+    assert not shown.outcomes and shown.missing == [shown.runs[1]]
+    long = pandas.read_parquet(shown.folder / "tables" / "small.parquet")
+    assert set(long["n"]) == {1}
+
+
 def test_a_run_that_fails_stands_alone(tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = ALONE.replace("  SASRecCE:", "  Popularity: {settings: {epochs: 1}}\n  broken: {model: SASRecCE,").replace(
         " {settings: {inner_size: 8}}", " settings: {learning_rate: 1e30}}"
@@ -142,12 +178,12 @@ def wait_for(pattern: str, folder: Path, seconds: float = 120.0) -> Path:
 def test_what_was_cut_goes_on(tmp_path: Path, small_data: Path, how: signal.Signals) -> None:
     file = write(tmp_path, ALONE.replace("epochs: 2", "epochs: 80, stopping_step: 100"))
     process = start(file, small_data, tmp_path / "out")
-    checkpoint = wait_for("checkpoint.state", tmp_path / "out")
+    metrics = wait_for("metrics.csv", tmp_path / "out")  # written after the first epoch's checkpoint
     process.send_signal(how)
     said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     assert how == signal.SIGKILL or "the same command goes on" in said
-    folder = checkpoint.parents[1]
+    folder = metrics.parent
     assert not (folder / "result.json").exists()
     with locked(tmp_path / "out" / "tiny"):  # nothing is at work any more
         pass
@@ -182,6 +218,16 @@ def test_a_time_limit_ends_training_after_its_epoch(tmp_path: Path, small_data: 
     # with more time it goes on, and ends of itself
     more = quick_start.run(config={"time_limit": 600}, data_path=small_data, resume=cut.folder, show_progress=False)
     assert more.epochs == 3
+
+
+def test_a_time_limit_may_count_processor_time(tmp_path: Path, small_data: Path) -> None:
+    keys = {"hidden_size": 8, "n_layers": 1, "n_heads": 1, "epochs": 3, "time_limit": 0.001}
+    keys["time_limit_clock"] = "processor"
+    cut = quick_start.run("SASRecCE", "small", keys, data_path=small_data, output=tmp_path, show_progress=False)
+    assert cut.epochs == 1 and cut.processor_seconds > 0.001
+    spent = cut.processor_seconds
+    more = quick_start.run(config={"time_limit": 600}, data_path=small_data, resume=cut.folder, show_progress=False)
+    assert more.epochs == 3 and more.processor_seconds > spent
 
 
 @pytest.mark.parametrize(

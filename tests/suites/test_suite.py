@@ -8,8 +8,10 @@ import pytest
 
 from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.suites.candidates import plan_choice
 from recbole_diffusion.suites.plan import plan_run, slug
 from recbole_diffusion.suites.suite import Suite, read_suite
+from recbole_diffusion.tuning.search_space import read
 
 SUITES = Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
 
@@ -64,12 +66,47 @@ def test_a_suite_is_its_models_datasets_and_seeds(tmp_path: Path) -> None:
         ("reference: SASRecCE", "reference: SASRec", r"mine\.yaml:15: reference must be one of the models SASRecCE"),
         ("settings: {epochs: 1}", "settings: 3", r"mine\.yaml:4: settings must be keys with values, got 3"),
         ("datasets: [small, other]", "datasets: []", r"mine\.yaml: a suite needs datasets"),
+        ("about: two models", "order: runs", r"mine\.yaml:1: order must be seeds or models, got 'runs'"),
+        (
+            "    seeds: 7",
+            "    candidates: {lambda_std: 0.1}",
+            r"mine\.yaml:11: models\.DiffuRec without diffusion\.candidates\.lambda_std must be a list of different",
+        ),
+        (
+            "    seeds: 7",
+            "    candidates: {lambda_std: [0.1]}\n    search: {space: x.yaml}",
+            r"mine\.yaml:12: DiffuRec without diffusion has candidates and a search; leave one of them out",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(UserError, match=message):
         suite_of(tmp_path, GOOD.replace(old, new))
+
+
+def test_candidates_are_every_combination(tmp_path: Path) -> None:
+    text = GOOD.replace("    seeds: 7", "    candidates: {num_steps: [8, 16], mask_mode: [key, query]}")
+    model = suite_of(tmp_path, text).models[1]
+    assert model.candidates == (
+        {"num_steps": 8, "mask_mode": "key"},
+        {"num_steps": 8, "mask_mode": "query"},
+        {"num_steps": 16, "mask_mode": "key"},
+        {"num_steps": 16, "mask_mode": "query"},
+    )
+
+
+def test_a_wrong_candidate_is_said_with_its_line(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD.replace("    seeds: 7", "    candidates: {num_steps: [8, none]}"))
+    with pytest.raises(UserError, match=r"num_steps must be .* got 'none' \(.*mine\.yaml:11\)"):
+        plan_choice(suite, suite.models[1], "small", output=Path("out"), given={})
+
+
+def test_all_seeds_of_a_model_can_come_first(tmp_path: Path) -> None:
+    text = GOOD.replace("time_limit: 60", "order: models").replace("seeds: 7", "seeds: [2, 7]")
+    rows = [(model.label[:8], dataset, seed) for model, dataset, seed in suite_of(tmp_path, text).rows()]
+    small = [("SASRecCE", 1), ("SASRecCE", 2), ("DiffuRec", 2), ("DiffuRec", 7)]
+    assert rows == [(label, "small", seed) for label, seed in small] + [("SASRecCE", "other", seed) for seed in (1, 2)]
 
 
 def planned(suite: Suite, number: int = 0, **given: object):  # type: ignore[no-untyped-def]
@@ -156,3 +193,19 @@ def test_shipped_suites_can_be_planned(path: Path) -> None:
     assert suite.about
     for model, dataset, seed in suite.rows():
         plan_run(suite, model, dataset, seed, output=Path("out"), given={})
+        if model.candidates:
+            plan_choice(suite, model, dataset, output=Path("out"), given={})
+
+
+def test_the_honest_suite_tries_as_many_configurations_of_every_model() -> None:
+    suite = read_suite(SUITES / "honest.yaml")
+    models = [model for model in suite.models if model.label != "Popularity"]
+    assert {len(model.candidates) for model in models} == {4}
+    for model in models:
+        searched = read(SUITES.parents[1] / "hyper" / f"{model.model}.yaml").domains
+        for key, value in ((key, value) for candidate in model.candidates for key, value in candidate.items()):
+            domain = searched[key]
+            inside = value in domain.values if domain.finite else domain.values[0] <= value <= domain.values[1]
+            assert inside, f"{model.label}: {key} {value} is not among {domain}"
+        spread = {"item_init_std", "initializer_range"} & {*model.candidates[0]}
+        assert spread or model.model == "GRU4Rec"

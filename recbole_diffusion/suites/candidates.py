@@ -1,0 +1,92 @@
+"""A model's configuration, chosen among listed ones: each is a run with the first seed, the best on validation wins.
+
+The winner's run is the first seed's run of the table, so nothing is trained twice. The test rows decide nothing: a
+candidate's test metrics lie in its folder and are not read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recbole_diffusion.benchmarking.metric_names import bigger_is_better
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.suites.plan import PlannedRun, plan_run
+from recbole_diffusion.suites.suite import Suite, SuiteModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The candidates of one model on one dataset.
+
+    Attributes:
+        label, dataset: whose.
+        runs: one a candidate, in their order.
+        values: what each candidate is.
+    """
+
+    label: str
+    dataset: str
+    runs: tuple[PlannedRun, ...]
+    values: tuple[dict[str, Any], ...]
+
+    def scores(self) -> list[float | None]:
+        """The best validation score of each candidate; None where it has none (yet)."""
+        return [_score(run) for run in self.runs]
+
+    def chosen(self) -> dict[str, Any] | None:
+        """The best candidate, the first of equal ones; None while one is not finished.
+
+        Raises:
+            UserError: no candidate has a validation score.
+        """
+        if not all(_result(run) for run in self.runs):
+            return None
+        best: tuple[float, dict[str, Any]] | None = None
+        for run, score, values in zip(self.runs, self.scores(), self.values, strict=True):
+            if score is None or not math.isfinite(score):
+                continue
+            merit = score if bigger_is_better(str(_result(run)["valid_metric"])) else -score
+            if best is None or merit > best[0]:
+                best = (merit, values)
+        if best is None:
+            raise UserError(
+                f"no candidate of {self.label} on {self.dataset} has a validation score; give the suite validation rows"
+            )
+        return best[1]
+
+
+def plan_choice(suite: Suite, model: SuiteModel, dataset: str, *, output: Path, given: Mapping[str, Any]) -> Choice:
+    """Resolve and check the candidates of a model on a dataset.
+
+    Raises:
+        UserError: a candidate's configuration is refused; with file and line.
+    """
+    runs = [
+        # what is not chosen is not ranked again
+        dataclasses.replace(
+            plan_run(suite, model, dataset, model.seeds[0], output=output, given=given, searched=values), evaluations={}
+        )
+        for values in model.candidates
+    ]
+    return Choice(model.label, dataset, tuple(runs), model.candidates)
+
+
+def _result(run: PlannedRun) -> dict[str, Any]:
+    folder = run.run_folder
+    if folder is None or not (folder / "result.json").is_file():
+        return {}
+    facts: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    return facts
+
+
+def _score(run: PlannedRun) -> float | None:
+    score = _result(run).get("best_valid_score")
+    return None if score is None else float(score)
