@@ -9,7 +9,8 @@ from markdown_tables import number, table
 
 NAMES = {
     "process": "whole process",
-    "imports": "of which imports",
+    "processor": "its CPU time",
+    "imports": "parts: imports",
     "reading": "reading results",
     "tables": "rows, means, tests, intervals",
     "files": "tables as Markdown, LaTeX, CSV, parquet",
