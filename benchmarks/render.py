@@ -30,6 +30,7 @@ from learning_curves import curves_as_csv, digest, draw_curves
 from markdown_tables import table
 from quality_runs import RawFileError, Run, published_values, read_json, read_run
 from quality_tables import render_comparison, render_quality
+from render_thousand_table import render_thousand
 from search_table import render_search
 from speed_multi_interest_table import render_speed_multi_interest
 from speed_table import render_speed
@@ -61,6 +62,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "dimerec_parts": render_dimerec_parts,
     "search": render_search,
     "full_ranking": render_full_ranking,
+    "render_thousand": render_thousand,
     "speed_diffurec": render_speed,
     "speed_multi_interest": render_speed_multi_interest,
     "speed_diffurecsys": render_speed,

@@ -18,12 +18,12 @@ OPTIONS: dict[str, str] = {
     "show_progress": "False: no lines while it runs",
 }
 FLAGS: dict[str, str] = {
-    "tables_only": "run nothing: the tables of what is finished, also while the suite runs elsewhere"
+    "tables_only": "run nothing: the tables and the report of what is finished, also while the suite runs elsewhere"
 }
 BARE = ()
 POSITIONAL = "benchmark"  # the option that stands without its key
 USAGE = "FILE"
-WRITES = "makes a folder with every run and their tables; what is finished is not made again"
+WRITES = "makes a folder with every run, their tables and a report; what is finished is not made again"
 EXAMPLES = """\
 examples:
   recbole-diff benchmark benchmarks/suites/quick.yaml --data_path=data
@@ -65,7 +65,8 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
     )
     result.check()
     pages = [path for path in result.tables if path.suffix == ".md"]
-    return "\n".join([*(path.read_text(encoding="utf-8") for path in pages), *(f"table: {path}" for path in pages)])
+    texts = [path.read_text(encoding="utf-8") for path in pages]
+    return "\n".join([*texts, *(f"table: {path}" for path in pages), f"report: {result.report}"])
 
 
 def _whole(key: str, text: str) -> int:

@@ -61,7 +61,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "benchmarking": {"config_files", "config_protocols", "errors"},
     "tuning": SETTINGS | {"data", "session", "training", "provenance", "ray_session"},
     "tune_command": {"config_files", "errors"},
-    "suites": SETTINGS | {"benchmarking", "training", "provenance", "ray_session", "tuning"},
+    "reporting": {"benchmarking", "pictures", "errors"},
+    "suites": SETTINGS | {"benchmarking", "reporting", "training", "provenance", "ray_session", "tuning"},
     "benchmark_command": {"config_files", "errors"},
     "pictures": {"errors"},
     "analyses": SETTINGS

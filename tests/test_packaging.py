@@ -96,7 +96,8 @@ def test_wheel_holds_every_module_yaml_and_printed_figure_and_nothing_else(wheel
     assert "recbole_diffusion/properties/overall.yaml" in yamls
     printed = {str(path.relative_to(ROOT)) for path in (ROOT / "recbole_diffusion").rglob("*.json")}
     assert "recbole_diffusion/analyses/published/DMI.table5.json" in printed
-    assert names == modules | yamls | printed | {"recbole_diffusion/py.typed"}
+    page = {f"recbole_diffusion/reporting/page.{suffix}" for suffix in ("html", "css", "js")}
+    assert names == modules | yamls | printed | page | {"recbole_diffusion/py.typed"}
     assert "licenses/LICENSE" in metadata_names
 
 

@@ -20,7 +20,7 @@ from recbole_diffusion.benchmarking.statistics import (
     TESTS,
     Interval,
     PairedTest,
-    bootstrap_interval,
+    bootstrap_intervals,
     corrected,
     paired_differences,
     paired_test,
@@ -129,7 +129,8 @@ def compare_rows(
     notes: dict[str, None] = {}
     if without:
         notes[f"Not tested, run without save_per_user: parquet: {listed(without)}."] = None
-    results: dict[Place, tuple[str, PairedTest, Interval | None]] = {}
+    results: dict[Place, tuple[str, PairedTest]] = {}
+    columns: dict[tuple[str, Place], np.ndarray] = {}  # what intervals are made of
     for metric in metrics:
         reference = _reference(metric, means, comparison)
         if reference not in users:
@@ -144,22 +145,28 @@ def compare_rows(
             else:
                 differences = factor(metric) * _differences(metric, label, reference, rows, users)
                 result = paired_test(differences, comparison.test)
-                results[label, metric] = (reference, result, _interval(differences, comparison))
+                results[label, metric] = (reference, result)
+                columns["difference", (label, metric)] = differences
                 if result.reason:
                     note = f"{label} against {reference}, {printed_name(metric)}: {result.reason}."
                     notes[note] = None
-    p_values = corrected([result.p_value for _, result, _ in results.values()], comparison.correction)
+    for label, frame in users.items():
+        for metric in metrics:
+            if metric in frame:
+                columns["mean", (label, metric)] = factor(metric) * frame[metric].to_numpy()
+    found = dict(zip(columns, _intervals(list(columns.values()), comparison), strict=True))
+    p_values = corrected([result.p_value for _, result in results.values()], comparison.correction)
     tested = {
-        place: Tested(reference, result, interval, p_value, _mark(place[1], result, p_value, comparison.alpha))
-        for (place, (reference, result, interval)), p_value in zip(results.items(), p_values, strict=True)
+        place: Tested(
+            reference,
+            result,
+            found["difference", place],
+            p_value,
+            _mark(place[1], result, p_value, comparison.alpha),
+        )
+        for (place, (reference, result)), p_value in zip(results.items(), p_values, strict=True)
     }
-    intervals = {
-        (label, metric): interval
-        for label, frame in users.items()
-        for metric in metrics
-        if metric in frame
-        and (interval := _interval(factor(metric) * frame[metric].to_numpy(), comparison)) is not None
-    }
+    intervals = {place: ends for (kind, place), ends in found.items() if kind == "mean" and ends is not None}
     present = any(label in comparison.references for label, _ in means)
     return Compared(tested, intervals, [_what_is_tested(list(tested.values()), comparison, present), *notes])
 
@@ -208,8 +215,8 @@ def _differences(
         raise UserError(f"{rows[label][0].per_user}, {rows[reference][0].per_user}: {error}") from error
 
 
-def _interval(values: np.ndarray, comparison: Comparison) -> Interval | None:
-    return bootstrap_interval(values, level=comparison.level, resamples=comparison.resamples, seed=comparison.seed)
+def _intervals(columns: Sequence[np.ndarray], comparison: Comparison) -> list[Interval | None]:
+    return bootstrap_intervals(columns, level=comparison.level, resamples=comparison.resamples, seed=comparison.seed)
 
 
 def _mark(metric: str, result: PairedTest, p_value: float | None, alpha: float) -> str:

@@ -10,8 +10,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from recbole_diffusion.benchmarking.metric_names import factor, printed_name
-from recbole_diffusion.benchmarking.printed import NOTHING, figure, file_name, number, published_lines, relative, seeds
+from recbole_diffusion.benchmarking.metric_names import printed_name
+from recbole_diffusion.benchmarking.printed import (
+    NOTHING,
+    columns_of_tests,
+    figure,
+    file_name,
+    lines_of_tests,
+    number,
+    of_run,
+    published_lines,
+    relative,
+    seeds,
+)
 from recbole_diffusion.benchmarking.results import RunRecord
 from recbole_diffusion.benchmarking.tables import Cell, ResultTable
 
@@ -28,11 +39,9 @@ def markdown(table: ResultTable, folder: Path) -> str:
         rows += [[name, "", *cells] for name, cells in published.get(row.label, ())]
     parts = [f"# {table.dataset}, {table.protocol}\n", _pipes(["model", "seeds", *names], rows)]
     parts += [f"{note}\n" for note in table.notes]
-    tests = _test_lines(table)
+    tests = lines_of_tests(table)
     if tests:
-        level = f"{100 * table.comparison.level:g} %" if table.comparison else ""
-        header = ["model", "metric", "reference", "difference", f"{level} interval", "p", "corrected p", "users"]
-        parts += ["## Tests\n", _pipes(header, tests)]
+        parts += ["## Tests\n", _pipes(columns_of_tests(table), tests)]
     header = ["model", "seed", *names, "epochs", "seconds", "device", "code"]
     parts += ["## Runs\n", _pipes(header, _run_lines(table, folder))]
     return "\n".join(parts)
@@ -61,29 +70,6 @@ def _pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _test_lines(table: ResultTable) -> list[list[str]]:
-    lines = []
-    for row in table.rows:
-        for metric in table.metrics:
-            tested = row.cells[metric].tested
-            if tested is None:
-                continue
-            ends = tested.interval
-            lines.append(
-                [
-                    row.label,
-                    printed_name(metric),
-                    tested.reference,
-                    number(tested.result.difference, table.decimals, "+") + tested.mark,
-                    f"{ends.low:+.{table.decimals}f} to {ends.high:+.{table.decimals}f}" if ends else NOTHING,
-                    _p(tested.result.p_value),
-                    _p(tested.p_corrected),
-                    f"{tested.result.users:,}",
-                ]
-            )
-    return lines
-
-
 def _run_lines(table: ResultTable, folder: Path) -> list[list[str]]:
     lines = []
     for place, row in enumerate(table.rows, start=1):
@@ -94,7 +80,7 @@ def _run_lines(table: ResultTable, folder: Path) -> list[list[str]]:
                 [
                     anchor + row.label,
                     f"[{seed}]({relative_link(run, folder)})",
-                    *(_of_run(run, metric, table.decimals) for metric in table.metrics),
+                    *(of_run(run, metric, table.decimals) for metric in table.metrics),
                     str(run.epochs) if run.finished else f"{run.epochs}, unfinished",
                     number(run.seconds, 0),
                     run.device or NOTHING,
@@ -103,11 +89,3 @@ def _run_lines(table: ResultTable, folder: Path) -> list[list[str]]:
             )
             anchor = ""
     return lines
-
-
-def _of_run(run: RunRecord, metric: str, decimals: int) -> str:
-    return number(factor(metric) * run.test[metric] if metric in run.test else None, decimals)
-
-
-def _p(value: float | None) -> str:
-    return NOTHING if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"

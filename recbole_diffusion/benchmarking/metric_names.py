@@ -6,6 +6,7 @@ A result calls a metric `hit@10`, papers print `HR@10`, and a person may write e
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 _IN_OTHER_UNITS = (
     *("averagepopularity", "shannonentropy", "mae", "rmse", "logloss", "novelty"),
@@ -14,6 +15,7 @@ _IN_OTHER_UNITS = (
 _SMALLER_IS_BETTER = ("averagepopularity", "giniindex", "mae", "rmse", "logloss", "categoryconcentration")
 
 
+@lru_cache(maxsize=1024)
 def metric_key(name: str) -> str:
     """A metric's name as results have it: `HR@10`, `Hit@10` and `hit@10` are `hit@10`."""
     kind, at, cut = name.strip().lower().partition("@")

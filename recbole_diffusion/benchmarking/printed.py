@@ -1,10 +1,11 @@
-"""What Markdown and LaTeX print alike: figures, lines of published figures, folders."""
+"""What every page of a table prints alike: figures, lines of published figures, tests, folders."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from recbole_diffusion.benchmarking.metric_names import factor, printed_name
 from recbole_diffusion.benchmarking.results import RunRecord
 from recbole_diffusion.benchmarking.tables import Cell, ResultTable, Row
 
@@ -65,3 +66,43 @@ def published_lines(table: ResultTable) -> dict[str, list[tuple[str, list[str]]]
 
 def _less(cell: Cell, printed: float | None) -> float | None:
     return None if cell.summary is None or printed is None else cell.summary.mean - printed
+
+
+def columns_of_tests(table: ResultTable) -> list[str]:
+    """The columns of `lines_of_tests`."""
+    level = f"{100 * table.comparison.level:g} %" if table.comparison else ""
+    return ["model", "metric", "reference", "difference", f"{level} interval", "p", "corrected p", "users"]
+
+
+def lines_of_tests(table: ResultTable) -> list[list[str]]:
+    """Every test of a table, a line a row and metric."""
+    lines = []
+    for row in table.rows:
+        for metric in table.metrics:
+            tested = row.cells[metric].tested
+            if tested is None:
+                continue
+            ends = tested.interval
+            lines.append(
+                [
+                    row.label,
+                    printed_name(metric),
+                    tested.reference,
+                    number(tested.result.difference, table.decimals, "+") + tested.mark,
+                    f"{ends.low:+.{table.decimals}f} to {ends.high:+.{table.decimals}f}" if ends else NOTHING,
+                    p_value(tested.result.p_value),
+                    p_value(tested.p_corrected),
+                    f"{tested.result.users:,}",
+                ]
+            )
+    return lines
+
+
+def of_run(run: RunRecord, metric: str, decimals: int) -> str:
+    """A metric of one run, in the table's unit."""
+    return number(factor(metric) * run.test[metric] if metric in run.test else None, decimals)
+
+
+def p_value(value: float | None) -> str:
+    """A p-value to four places."""
+    return NOTHING if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import scipy.special
-import scipy.stats
 
 from recbole_diffusion.errors import UserError
 
@@ -30,6 +29,7 @@ TESTS = ("t-test", "wilcoxon")
 CORRECTIONS = ("holm", "benjamini-hochberg", "none")
 _DECIMALS = 12  # of a difference, relative to the largest value; what is below is rounding of the mean over seeds
 _DRAWS = 2**22  # numbers of one piece of the bootstrap
+_ONE_BY_ONE = 2**22  # up to so many draws users are drawn one by one, once for all columns
 _COST_OF_A_COUNT = 10  # drawing how often a value occurs takes about as long as drawing so many users
 
 
@@ -157,8 +157,8 @@ class PairedTest:
 def paired_test(differences: np.ndarray, test: str = "t-test") -> PairedTest:
     """Whether the mean (t-test) or the middle (wilcoxon) of the users' differences is other than 0, two-sided.
 
-    * t-test: t = mean / (s / sqrt(n)) with n - 1 degrees of freedom, `scipy.stats.ttest_1samp`, which on differences
-      is `ttest_rel`.
+    * t-test: t = mean / (s / sqrt(n)) with n - 1 degrees of freedom; the figures of `scipy.stats.ttest_rel` (tested),
+      whose checks of its arguments take ten times as long as the test.
     * wilcoxon: signed ranks without the users whose difference is 0, `scipy.stats.wilcoxon`. Of a metric that is 0 or
       1, one seed each, it is the sign test of the users in whom the models differ (McNemar's).
 
@@ -181,11 +181,14 @@ def paired_test(differences: np.ndarray, test: str = "t-test") -> PairedTest:
     if not differences.any():
         return PairedTest(test, users, 0.0, None, 1.0, "no user has a difference")
     if test == "wilcoxon":
-        statistic, p_value = scipy.stats.wilcoxon(differences[differences != 0])
+        from scipy import stats
+
+        statistic, p_value = stats.wilcoxon(differences[differences != 0])
     elif np.ptp(differences) == 0:
         return PairedTest(test, users, mean, None, None, "every user has the same difference")
     else:
-        statistic, p_value = scipy.stats.ttest_1samp(differences, 0.0)
+        statistic = mean / (np.std(differences, ddof=1) / np.sqrt(users))
+        p_value = 2 * scipy.special.stdtr(users - 1, -abs(statistic))
     return PairedTest(test, users, mean, float(statistic), float(p_value))
 
 
@@ -211,7 +214,9 @@ def corrected(p_values: Sequence[float | None], correction: str = "holm") -> lis
         steps = np.minimum(1.0, known[order] * np.arange(len(known), 0, -1))
         known[order] = np.maximum.accumulate(steps)
     elif correction == "benjamini-hochberg" and len(known):
-        known = scipy.stats.false_discovery_control(known, method="bh")
+        from scipy import stats
+
+        known = stats.false_discovery_control(known, method="bh")
     result: list[float | None] = [None] * len(p_values)
     for place, value in zip(places, known.tolist(), strict=True):
         result[place] = value
@@ -228,9 +233,9 @@ def bootstrap_interval(
     a = sum (x - mean)^3 / (6 (sum (x - mean)^2)^1.5), which is the jackknife's acceleration of a mean, and z the
     normal quantile of an end, the end is the quantile Phi(z0 + (z0 + z) / (1 - a (z0 + z))) of the B means.
 
-    Where the values are few different ones, as hits are, a resample is a multinomial draw of how often each occurs,
-    which is the same distribution as drawing users one by one. `scipy.stats.bootstrap` gives the same ends from the
-    same means (tested), but its jackknife needs users x users numbers.
+    Where users are many and the values few different ones, as hits are, a resample is a multinomial draw of how often
+    each occurs, which is the same distribution as drawing users one by one. `scipy.stats.bootstrap` gives the same ends
+    from the same means (tested), but its jackknife needs users x users numbers.
 
     Args:
         values: (users,).
@@ -244,41 +249,100 @@ def bootstrap_interval(
     Raises:
         UserError: a level or a number of resamples that cannot be.
     """
+    return bootstrap_intervals([values], level=level, resamples=resamples, seed=seed)[0]
+
+
+def bootstrap_intervals(
+    columns: Sequence[np.ndarray], *, level: float = 0.95, resamples: int = 2_000, seed: int = 0
+) -> list[Interval | None]:
+    """`bootstrap_interval` of several columns: the same ends, but users are drawn once for all columns of a length.
+
+    Args:
+        columns: (users,) each.
+        level, resamples, seed: of `bootstrap_interval`.
+
+    Raises:
+        UserError: a level or a number of resamples that cannot be.
+    """
     if not 0 < level < 1:
         raise UserError(f"level: {level} is no confidence level; allowed: between 0 and 1, as 0.95")
     if resamples < 100:
         raise UserError(f"resamples: {resamples} are too few for the ends of an interval; allowed: 100 or more")
-    if len(values) < 2:
-        return None
-    distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) == 1:
-        return Interval(float(distinct[0]), float(distinct[0]))
-    users = len(values)
-    mean = counts @ distinct / users
-    means = _resampled_means(distinct, counts, resamples, np.random.default_rng(seed))
-    rounding = 1e-12 * np.abs(distinct).max()  # the order of a sum must not decide which means equal the mean
-    below = (np.mean(means < mean - rounding) + np.mean(means <= mean + rounding)) / 2
+    intervals: list[Interval | None] = [None] * len(columns)
+    by_users: dict[int, list[int]] = {}
+    for place, values in enumerate(columns):
+        if len(values) < 2:
+            continue
+        distinct, counts = np.unique(values, return_counts=True)
+        if len(distinct) == 1:
+            intervals[place] = Interval(float(distinct[0]), float(distinct[0]))
+        elif len(values) * resamples > _ONE_BY_ONE and len(distinct) * _COST_OF_A_COUNT < len(values):
+            means = _means_by_count(distinct, counts, resamples, np.random.default_rng(seed))
+            intervals[place] = _ends(distinct[:, None], counts, means[:, None], level)[0]
+        else:
+            by_users.setdefault(len(values), []).append(place)
+    for users, places in by_users.items():
+        in_order = np.sort(np.stack([columns[place] for place in places], axis=1), axis=0)
+        means = _means_by_user(in_order, resamples, np.random.default_rng(seed))
+        for place, ends in zip(places, _ends(in_order, np.ones(users), means, level), strict=True):
+            intervals[place] = ends
+    return intervals
+
+
+def _ends(values: np.ndarray, counts: np.ndarray, means: np.ndarray, level: float) -> list[Interval]:
+    """The BCa intervals of the means of some columns.
+
+    Args:
+        values: (values, columns).
+        counts: (values,) how often a row of them occurs.
+        means: (resamples, columns) of resamples.
+        level: of confidence.
+    """
+    resamples = len(means)
+    mean = counts @ values / counts.sum()
+    rounding = 1e-12 * np.abs(values).max(axis=0)  # the order of a sum must not decide which means equal the mean
+    below = ((means < mean - rounding).mean(axis=0) + (means <= mean + rounding).mean(axis=0)) / 2
     bias = scipy.special.ndtri(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
-    centred = distinct - mean
+    centred = values - mean
     acceleration = counts @ centred**3 / (6 * (counts @ centred**2) ** 1.5)
-    shifted = bias + scipy.special.ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
-    low, high = np.quantile(means, scipy.special.ndtr(bias + shifted / (1 - acceleration * shifted)))
-    return Interval(float(low), float(high))
+    in_order = np.sort(means, axis=0)
+    low, high = (
+        _quantiles(in_order, scipy.special.ndtr(bias + shifted / (1 - acceleration * shifted)))
+        for shifted in (bias + scipy.special.ndtri((1 - level) / 2), bias + scipy.special.ndtri((1 + level) / 2))
+    )
+    return [Interval(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True)]
 
 
-def _resampled_means(
+def _quantiles(in_order: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """(columns,) a quantile of each sorted column, between two values in proportion as `numpy.quantile` has it."""
+    places = shares * (len(in_order) - 1)
+    before = np.floor(places).astype(np.intp)
+    after = np.minimum(before + 1, len(in_order) - 1)
+    first, second = (np.take_along_axis(in_order, rows[None], axis=0)[0] for rows in (before, after))
+    quantiles: np.ndarray = first + (second - first) * (places - before)
+    return quantiles
+
+
+def _means_by_count(
     distinct: np.ndarray, counts: np.ndarray, resamples: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """(resamples,) means of as many values as there are, drawn with replacement."""
+    """(resamples,) means of as many values as there are, drawn with replacement: how often each occurs is drawn."""
     users = int(counts.sum())
-    by_value = len(distinct) * _COST_OF_A_COUNT < users
-    piece = max(1, _DRAWS // (len(distinct) if by_value else users))
-    values = np.repeat(distinct, counts)
+    piece = max(1, _DRAWS // len(distinct))
+    sizes = [min(piece, resamples - done) for done in range(0, resamples, piece)]
+    return np.concatenate(
+        [generator.multinomial(users, counts / users, size=size) @ distinct / users for size in sizes]
+    )
+
+
+def _means_by_user(columns: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """(resamples, columns) means of as many rows as there are, drawn with replacement and the same for all columns."""
+    users = len(columns)
+    piece = max(1, _DRAWS // users)
     means = []
     for done in range(0, resamples, piece):
         size = min(piece, resamples - done)
-        if by_value:
-            means.append(generator.multinomial(users, counts / users, size=size) @ distinct / users)
-        else:
-            means.append(values[generator.integers(users, size=(size, users))].mean(axis=1))
+        drawn = generator.integers(users, size=(size, users)) + users * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * users).reshape(size, users)
+        means.append(times.astype(np.float64) @ columns / users)
     return np.concatenate(means)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,11 +75,15 @@ def long_table(tables: Sequence[ResultTable], folder: Path) -> pyarrow.Table:
         "folders": pyarrow.list_(word),
     }
     schema = pyarrow.schema([(name, kind) for names, kind in kinds.items() for name in names.split()])
-    lines = [_long(table, row, metric, folder) for table in tables for row in table.rows for metric in table.metrics]
+    lines = []
+    for table in tables:
+        for row in table.rows:
+            folders = {id(run): relative(run, folder) for run in row.runs}
+            lines += [_long(table, row, metric, folders) for metric in table.metrics]
     return pyarrow.Table.from_pylist(lines, schema=schema)
 
 
-def _long(table: ResultTable, row: Row, metric: str, folder: Path) -> dict[str, Any]:
+def _long(table: ResultTable, row: Row, metric: str, folders: Mapping[int, str]) -> dict[str, Any]:
     cell = row.cells[metric]
     runs = [run for run in row.runs if metric in run.test]
     line: dict[str, Any] = {
@@ -92,7 +96,7 @@ def _long(table: ResultTable, row: Row, metric: str, folder: Path) -> dict[str, 
         "n": len(runs),
         "seeds": [run.seed for run in runs],
         "unfinished_seeds": [run.seed for run in row.unfinished],
-        "folders": [relative(run, folder) for run in runs],
+        "folders": [folders[id(run)] for run in runs],
     }
     if cell.summary:
         line.update(mean=cell.summary.mean, std=cell.summary.deviation)

@@ -39,7 +39,7 @@ def write_tables(
     for table in tables:
         for word in formats:
             path = folder / f"{file_name(table)}{FORMATS[word]}"
-            _write(path, _content(table, word, folder))
+            write_whole(path, _content(table, word, folder))
             written.append(path)
     return written
 
@@ -55,7 +55,12 @@ def _content(table: ResultTable, form: str, folder: Path) -> bytes:
     return text.encode("utf-8")
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; its folder is made.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""`benchmark`: a suite from its file to its tables, begun or gone on with; nothing that is finished is made again."""
+"""`benchmark`: a suite from its file to its tables and its report, begun or gone on with.
+
+Nothing that is finished is made again.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,17 @@ from typing import Any
 from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import cores
+from recbole_diffusion.reporting.page import write_report
 from recbole_diffusion.suites import searching
-from recbole_diffusion.suites.candidates import plan_choice
+from recbole_diffusion.suites.candidates import Choice, plan_choice
 from recbole_diffusion.suites.performing import LOG, Outcome, Processes
 from recbole_diffusion.suites.plan import PlannedRun, plan_run
 from recbole_diffusion.suites.plan_file import write_plan
+from recbole_diffusion.suites.report import command_of, suite_report
 from recbole_diffusion.suites.runner import Progress, locked, run_all
 from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import Suite, read_suite
-from recbole_diffusion.suites.tables import write_suite_tables
+from recbole_diffusion.suites.tables import AS_TRAINED, read_records, suite_tables, write_suite_tables
 from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.progress_lines import messages
 
@@ -38,6 +43,7 @@ class SuiteResult:
         runs: all planned runs.
         outcomes: how those ended that were made now.
         tables: the files of the tables.
+        report: the page that says all of it.
     """
 
     suite: Suite
@@ -45,6 +51,7 @@ class SuiteResult:
     runs: tuple[PlannedRun, ...]
     outcomes: tuple[Outcome, ...]
     tables: tuple[Path, ...]
+    report: Path
 
     @property
     def missing(self) -> list[PlannedRun]:
@@ -61,7 +68,7 @@ class SuiteResult:
         if failed:
             raise UserError(
                 f"{len(failed)} of {len(self.runs)} runs failed, the first: {failed[0].name}: {failed[0].reason}; the "
-                f"others are kept in {self.folder}, the same command tries again"
+                f"others are kept in {self.folder} ({self.report.name} says which), the same command tries again"
             )
 
 
@@ -96,6 +103,7 @@ def benchmark(
     folder = Path(output) / suite.name
     given = config if isinstance(config, Overrides) else Overrides(config)
     given = Overrides(given, origin=given.origin)  # the caller's own stays as it is
+    asked = dict(given)
     if data_path is not None:
         given["data_path"] = str(data_path)
     own = ("use_gpu", "gpu_id", "cache", "cache_dir", "ray_address")
@@ -109,6 +117,14 @@ def benchmark(
         if model.search is not None
         for dataset in model.datasets
     }
+    command = command_of(
+        file,
+        asked,
+        data_path=data_path or asked.get("data_path"),
+        output=output,
+        max_concurrent=max_concurrent,
+        threads=threads,
+    )
     choices = {
         (model.label, dataset): plan_choice(suite, model, dataset, output=folder, given=given)
         for model in suite.models
@@ -129,7 +145,7 @@ def benchmark(
         decided.update({key: search.chosen() for key, search in searches.items()})
         known = {key: values for key, values in decided.items() if values is not None}
         runs = tuple(run for run in planned(known) if decided.get((run.label, run.dataset), run) is not None)
-        return SuiteResult(suite, folder, runs, (), tuple(write_suite_tables(suite, folder, runs)))
+        return _result(suite, folder, runs, (), searches.values(), choices.values(), command)
     # Everything that can be wrong with keys and data is found before anything starts.
     fixed = [run for run in planned({}) if (run.label, run.dataset) not in choices]
     candidates = [run for choice in choices.values() for run in choice.runs]
@@ -164,8 +180,36 @@ def benchmark(
         # a candidate that failed keeps its model's runs from being made
         runs = tuple(run for run in planned(chosen) if run in first or (run.label, run.dataset) in chosen)
         write_plan(folder, suite, runs)
-    tables = write_suite_tables(suite, folder, runs)
-    return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(tables))
+    return _result(suite, folder, runs, outcomes, searches.values(), choices.values(), command)
+
+
+def _result(
+    suite: Suite,
+    folder: Path,
+    runs: tuple[PlannedRun, ...],
+    outcomes: Sequence[Outcome],
+    searches: Iterable[PlannedSearch],
+    choices: Iterable[Choice],
+    command: str,
+) -> SuiteResult:
+    """Write the tables and the report of what is finished."""
+    records = read_records(suite, runs)
+    tables = {AS_TRAINED: suite_tables(suite, records)}
+    for name in suite.evaluations:
+        tables[name] = suite_tables(suite, read_records(suite, runs, name))
+    files = write_suite_tables(tables, folder)
+    report = suite_report(
+        suite,
+        folder,
+        runs,
+        records=records,
+        tables=tables,
+        outcomes=outcomes,
+        searches=tuple(searches),
+        choices=tuple(choices),
+        command=command,
+    )
+    return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(files), write_report(report, folder))
 
 
 @contextlib.contextmanager

@@ -3,54 +3,77 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recbole_diffusion.benchmarking.comparison import Comparison
 from recbole_diffusion.benchmarking.published import read_published
 from recbole_diffusion.benchmarking.results import RunRecord, read_run
 from recbole_diffusion.benchmarking.table_files import write_tables
-from recbole_diffusion.benchmarking.tables import build_tables
+from recbole_diffusion.benchmarking.tables import ResultTable, build_tables
 from recbole_diffusion.suites.plan import PlannedRun, slug
 from recbole_diffusion.suites.suite import Suite
 
 TABLES = "tables"
+AS_TRAINED = ""
+"""The name of the evaluation that belongs to the training."""
 
 
-def write_suite_tables(suite: Suite, folder: Path, runs: Sequence[PlannedRun]) -> list[Path]:
-    """Write every table of a suite below ``<folder>/tables``; the files. Nothing where no run has begun.
+def read_records(suite: Suite, runs: Sequence[PlannedRun], evaluation: str = AS_TRAINED) -> list[RunRecord | None]:
+    """What each run's folder holds; None for a run that has none yet.
 
     Args:
         suite: the suite.
-        folder: its folder.
-        runs: its runs; those without a result stand there as unfinished.
+        runs: its runs.
+        evaluation: the name of a further one.
 
     Raises:
-        UserError: runs that must not stand in one table, a result that cannot be read.
+        UserError: a result that cannot be read.
     """
-    files = _written(suite, folder / TABLES, [(run, run.run_folder) for run in runs])
-    for name in suite.evaluations:
-        places = [(run, run.evaluation_folder(name)) for run in runs]
-        files += _written(suite, folder / TABLES / slug(name), places)
-    return files
-
-
-def _written(suite: Suite, place: Path, runs: Sequence[tuple[PlannedRun, Path | None]]) -> list[Path]:
     published_as = {model.label: model.published for model in suite.models}
-    records = [_record(folder, run.label, published_as[run.label]) for run, folder in runs if folder is not None]
-    if not any(record.finished for record in records):
+    records: list[RunRecord | None] = []
+    for run in runs:
+        folder = run.evaluation_folder(evaluation) if evaluation else run.run_folder
+        record = None if folder is None else read_run(folder, run.label)
+        name = published_as[run.label]
+        records.append(record if record is None or name is None else dataclasses.replace(record, published_as=name))
+    return records
+
+
+def suite_tables(suite: Suite, records: Sequence[RunRecord | None]) -> list[ResultTable]:
+    """The tables of the runs that have begun; none where no run is finished.
+
+    Args:
+        suite: the suite.
+        records: of its runs; those without a result stand in the tables as unfinished.
+
+    Raises:
+        UserError: runs that must not stand in one table.
+    """
+    begun = [record for record in records if record is not None]
+    here = {record.label for record in begun if record.finished}
+    if not here:
         return []
-    here = {record.label for record in records if record.finished}
     references = tuple(label for label in suite.reference if label in here)
     comparison = None
     if references:
         comparison = Comparison(reference=references[0]) if len(references) == 1 else Comparison(baselines=references)
-    tables = build_tables(
-        records, metrics=suite.metrics, comparison=comparison, published=read_published(suite.published)
-    )
-    return write_tables(tables, place)
+    return build_tables(begun, metrics=suite.metrics, comparison=comparison, published=read_published(suite.published))
 
 
-def _record(folder: Path, label: str, published_as: str | None) -> RunRecord:
-    record = read_run(folder, label)
-    return record if published_as is None else dataclasses.replace(record, published_as=published_as)
+def tables_folder(folder: Path, evaluation: str = AS_TRAINED) -> Path:
+    """Where the tables of an evaluation lie in a suite's folder."""
+    return folder / TABLES / slug(evaluation) if evaluation else folder / TABLES
+
+
+def write_suite_tables(tables: Mapping[str, Sequence[ResultTable]], folder: Path) -> list[Path]:
+    """Write every table of a suite below ``<folder>/tables``; the files.
+
+    Args:
+        tables: of each evaluation, by its name.
+        folder: of the suite.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    return [path for name, of_it in tables.items() for path in write_tables(of_it, tables_folder(folder, name))]

@@ -13,6 +13,7 @@ import scipy.stats
 from recbole_diffusion.benchmarking.statistics import (
     Interval,
     bootstrap_interval,
+    bootstrap_intervals,
     corrected,
     paired_differences,
     paired_test,
@@ -230,6 +231,18 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "_DRAWS", 1_000)
     for values, expected in zip(cases, whole, strict=True):
         assert bootstrap_interval(values) == expected
+
+
+def test_several_columns_have_the_ends_of_each_alone() -> None:
+    draw = np.random.default_rng(0)
+    columns = [draw.random(30), draw.random(3_000), np.zeros(30), draw.random(30) ** 4, np.array([0.5])]
+    columns += [(draw.random(size) < 0.1).astype(float) for size in (30, 3_000)]
+    for ends, values in zip(bootstrap_intervals(columns), columns, strict=True):
+        alone = bootstrap_interval(values)
+        assert (ends is None) == (alone is None) == (len(values) < 2)
+        if ends and alone:
+            assert (ends.low, ends.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
+            assert ends.low <= values.mean() <= ends.high
 
 
 def test_ends_of_users_who_are_all_alike_and_of_too_few() -> None:

@@ -79,11 +79,27 @@ def test_a_suite_is_made_once(tmp_path: Path, small_data: Path) -> None:
         assert json.loads((seen / "result.json").read_text(encoding="utf-8"))["protocol"]["filter_seen"] is True
         assert (planned.run_folder / "per_user" / "test.parquet").is_file()  # type: ignore[operator]
     assert len(first.tables) == 8  # Markdown, LaTeX, CSV and parquet of both evaluations
+    page = first.report.read_bytes()
     again = run(tmp_path, small_data)
     assert not again.outcomes and results(again) == made
+    assert again.report == first.folder / "report.html" and again.report.read_bytes() == page
+    check_report(first, page.decode())
     more = run(tmp_path, small_data, TEXT.replace("seeds: [1]", "seeds: [1, 2]"))
     assert len(more.outcomes) == 1 and made.items() <= results(more).items()
     check_table(more)
+
+
+def check_report(result: SuiteResult, page: str) -> None:
+    """The page has the tables' figures, both evaluations, both runs' folders, and how to go on."""
+    for name in ("small.csv", "without-seen-items-*/small.csv"):
+        (path,) = (result.folder / "tables").glob(name)
+        for line in pandas.read_csv(path).itertuples():
+            assert f"{line._4:.2f}" in page  # HR@5
+    assert "2 of 2 runs finished" in page and "Not every run" not in page and "without seen items" in page
+    for planned in result.runs:
+        folder = planned.run_folder
+        assert folder is not None and f'href="{folder.relative_to(result.folder).as_posix()}/"' in page
+    assert "recbole-diff benchmark tiny.yaml --data_path=" in page and str(result.folder.parent) not in page
 
 
 def check_table(result: SuiteResult) -> None:
@@ -136,6 +152,10 @@ def test_a_run_that_fails_stands_alone(tmp_path: Path, small_data: Path, capsys:
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: 1 of 2 runs failed, the first: broken on small, seed 1: ") and "NaN" in error
     assert len(list((tmp_path / "out" / "tiny" / "runs").glob("*/*/*/*/result.json"))) == 1
+    assert "report.html says which" in error
+    page = (tmp_path / "out" / "tiny" / "report.html").read_text(encoding="utf-8")
+    assert "broken on small, seed 1" in page and "<strong>failed</strong>, " in page and "NaN" in page
+    assert "1 of 2 runs finished" in page
 
 
 def start(file: Path, data: Path, output: Path) -> subprocess.Popen[bytes]:

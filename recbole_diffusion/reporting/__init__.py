@@ -1,0 +1,1 @@
+"""A suite as one HTML page that needs nothing beside itself; neither RecBole nor torch."""
