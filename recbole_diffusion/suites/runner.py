@@ -98,7 +98,7 @@ def run_all(
     tell(Progress(done, len(runs), None, None))
     processes = Processes()
     began = time.monotonic()
-    with _terminated_like_interrupted(), ThreadPoolExecutor(at_a_time, thread_name_prefix="run") as pool:
+    with terminated_like_interrupted(), ThreadPoolExecutor(at_a_time, thread_name_prefix="run") as pool:
         futures: set[Future[Outcome]] = {pool.submit(perform, run, place, processes, keep=keep) for run in todo}
         try:
             while futures:
@@ -120,7 +120,7 @@ def run_all(
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM as Ctrl-C, where this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
