@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -74,7 +75,7 @@ class Processes:
                 )
                 self._running.add(process)
             try:
-                return process.wait()
+                return _code(process)
             except KeyboardInterrupt:  # only where the main thread waits
                 process.send_signal(signal.SIGINT)
                 process.wait(_PATIENCE)
@@ -89,6 +90,13 @@ class Processes:
             self.stopped = True
             for process in self._running:
                 process.send_signal(number)
+
+
+def _code(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process, waited for in steps: Ray's KeyboardInterrupt ends no call of the system."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(60.0)
 
 
 def logger_keys(run: PlannedRun, place: Mapping[str, Any]) -> dict[str, Any]:
