@@ -101,7 +101,8 @@ def benchmark(
     place: dict[str, Any] = {key: given.pop(key) for key in kept if key in given}
     if "data_path" in given:
         place["data_path"] = given["data_path"]
-    place.update(num_threads=threads or max(cores() // (max_concurrent or 1), 1), show_progress=False)
+    own = cluster.cpus_per_run if cluster is not None else threads or max(cores() // (max_concurrent or 1), 1)
+    place.update(num_threads=own, show_progress=False)
     searches = {
         (model.label, dataset): searching.plan_search(suite, model, dataset, output=folder, given=given)
         for model in suite.models
