@@ -155,7 +155,7 @@ def make_trainer(options: argparse.Namespace, task: Task, folder: Path) -> Any:
     from recbole.trainer import Trainer
     from recbole.utils import InputType
 
-    from recbole_diffusion.compat import tensorboard_in
+    from recbole_diffusion.compat import without_recbole_loggers
     from recbole_diffusion.config import RunConfig
     from recbole_diffusion.models.base import DiffusionRecommender
     from recbole_diffusion.training.run_folder import RunFolder
@@ -203,7 +203,7 @@ def make_trainer(options: argparse.Namespace, task: Task, folder: Path) -> Any:
     config = RunConfig(Vectors if ours else Scores, "full_ranking", (), keys)
     model = (Vectors if ours else Scores)(config, _Items(len(task.items))).to(config["device"])
     if options.side == "recbole":
-        with tensorboard_in(folder):
+        with without_recbole_loggers():
             return Trainer(config, model)
     return trainer_class(Trainer)(config, model, RunFolder(folder))
 

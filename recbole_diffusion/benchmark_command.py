@@ -13,8 +13,11 @@ OPTIONS: dict[str, str] = {
     "benchmark": "FILE of the suite, as in benchmarks/suites/; also given without its key",
     "data_path": "FOLDER that holds the datasets' folders (default: dataset)",
     "output": "FOLDER in which the suite makes its own (default: benchmark_runs)",
-    "max_concurrent": "NUMBER of runs at a time (default: 1)",
+    "max_concurrent": "NUMBER of runs at a time (default: 1; on Ray as many as there is room for)",
     "threads": "NUMBER of CPU threads of a run (default: its share of the cores)",
+    "ray_address": "ADDRESS of a Ray cluster for the runs, auto finds it, local starts Ray here (default: no Ray)",
+    "cpus_per_run": "on Ray, NUMBER of CPU cores, and threads, of a run (default: 1)",
+    "gpus_per_run": "on Ray, NUMBER of GPUs of a run, 0.5 for two runs on one (default: 1 where there is one)",
     "show_progress": "False: no lines while it runs",
 }
 FLAGS: dict[str, str] = {
@@ -28,6 +31,7 @@ EXAMPLES = """\
 examples:
   recbole-diff benchmark benchmarks/suites/quick.yaml --data_path=data
   recbole-diff benchmark benchmarks/suites/honest.yaml --data_path=data --output=results --max_concurrent=2 --threads=1
+  recbole-diff benchmark benchmarks/suites/dmi_table2.yaml --data_path=/data --output=/results --ray_address=auto
 Every other --key=value is a key of every run, such as --epochs=5. Killed and started again, the command goes on.
 """
 
@@ -51,7 +55,10 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
     show = options.get("show_progress", "True").lower()
     if show not in ("true", "false"):
         raise UserError(f"--show_progress must be True or False, got {options['show_progress']!r}")
-    numbers = {key: _whole(key, options[key]) for key in ("max_concurrent", "threads") if key in options}
+    whole = ("max_concurrent", "threads", "cpus_per_run")
+    numbers: dict[str, Any] = {key: _whole(key, options[key]) for key in whole if key in options}
+    if "gpus_per_run" in options:
+        numbers["gpus_per_run"] = parse_value(options["gpus_per_run"])
     from recbole_diffusion.suites.benchmark import benchmark
 
     result = benchmark(
@@ -59,6 +66,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
         config,
         data_path=options.get("data_path"),
         output=options.get("output", "benchmark_runs"),
+        ray_address=options.get("ray_address"),
         show_progress=show == "true",
         tables_only="tables_only" in flags,
         **numbers,

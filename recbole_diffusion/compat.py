@@ -17,7 +17,6 @@ import re
 import sys
 import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.errors import UserError
@@ -90,21 +89,29 @@ def restore_dok_matrix_update() -> None:
         dok_matrix._update = _update
 
 
-@contextlib.contextmanager
-def tensorboard_in(folder: Path) -> Iterator[None]:
-    """While a RecBole trainer is being built, its TensorBoard events go to ``folder``.
+class _NoLogger:
+    """Takes every call of a logger and does nothing."""
 
-    RecBole's trainer always writes them to ``./log_tensorboard``, beside whatever a person is working on.
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+@contextlib.contextmanager
+def without_recbole_loggers() -> Iterator[None]:
+    """While a RecBole trainer is being built, it gets loggers that log nothing.
+
+    RecBole's trainer always writes TensorBoard events to ``./log_tensorboard``, beside whatever a person is working on,
+    and begins a run of wandb's in every process, which a resumed run does not find again. What is logged here is
+    ``recbole_diffusion.loggers``'.
     """
     import recbole.trainer.trainer as trainers
-    from torch.utils.tensorboard import SummaryWriter
 
-    original = trainers.get_tensorboard
-    trainers.get_tensorboard = lambda logger: SummaryWriter(str(folder))
+    before = trainers.get_tensorboard, trainers.WandbLogger
+    trainers.get_tensorboard = trainers.WandbLogger = lambda _: _NoLogger()
     try:
         yield
     finally:
-        trainers.get_tensorboard = original
+        trainers.get_tensorboard, trainers.WandbLogger = before
 
 
 class _RecBoleUnpickler(pickle.Unpickler):

@@ -355,6 +355,13 @@ class RunConfig(Config):
         ]
         return {key: _plain(values[key]) for key in dict.fromkeys([*order, *values]) if key in values}
 
+    def hyper_parameters(self) -> dict[str, Any]:
+        """What runs are compared by, as plain values: the model's own keys and those of its training."""
+        training = ("learner", "learning_rate", "train_batch_size", "weight_decay", "epochs", "stopping_step", "seed")
+        names = ["model", "dataset", *sorted(self._model_keys), *training]
+        plain = self.to_plain()
+        return {name: plain[name] for name in dict.fromkeys(names) if name in plain}
+
     def __str__(self) -> str:
         lines = [f"{key} = {value}" for key, value in self.to_plain().items()]
         return "\n".join(["", *lines, f"device = {self['device']}"])

@@ -12,6 +12,8 @@ KEYS_WITHOUT_DEFAULT: dict[str, str] = {
     "encoding": "text encoding of the atomic files",
     "tail_ratio": "share of items that the metric TailPercentage counts as tail",
 }
+# Keys that say where else a run is logged; none of its results depends on them.
+LOGGER_KEYS = ("loggers", "run_name", "log_wandb", "wandb_project", "mlflow_experiment", "mlflow_tracking_uri")
 TRANSFORM_KEYS: dict[str, tuple[str, ...]] = {
     "mask_itemseq": ("mask_ratio", "ft_ratio"),
     "crop_itemseq": ("eta",),

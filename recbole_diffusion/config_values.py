@@ -281,6 +281,14 @@ def _gradient_clipping(value: Any) -> dict[str, Any] | None:
     return clipping
 
 
+def _loggers(value: Any) -> list[str]:
+    names = [] if value is None else [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or len(set(map(str, names))) < len(names):
+        raise NotAllowedError("a list of different names such as [tensorboard, wandb]")
+    known = ("tensorboard", "wandb", "mlflow")
+    return [choice(*known)(name) for name in names]
+
+
 def _scheduler(value: Any) -> str | None:
     name = choice("none", "step", none=True)(value)
     return None if name == "none" else name
@@ -302,6 +310,12 @@ CHECKS: dict[str, Check] = {
     "show_progress": boolean(),
     "state": choice("INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL", none=True, any_case=True),
     "data_path": text(),
+    "loggers": _loggers,
+    "log_wandb": boolean(),
+    "wandb_project": text(none=True),
+    "mlflow_experiment": text(none=True),
+    "mlflow_tracking_uri": text(none=True),
+    "run_name": text(none=True),
     # training
     "epochs": integer(1),
     "train_batch_size": integer(1),

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.loggers.choice import check_loggers
 from recbole_diffusion.session import RunResult, TrainingSession
 from recbole_diffusion.training.checkpoint import read_checkpoint
 from recbole_diffusion.training.run_folder import RunFolder, RunLog
@@ -44,6 +46,7 @@ RESUMABLE_KEYS = (
     "cache_dir",
     "rank_memory",
     "save_per_user",
+    *LOGGER_KEYS,
 )
 
 
@@ -82,9 +85,11 @@ def run(
     if resume is not None:
         folder = RunFolder.open(Path(resume))
         settings = _resumed_config(folder, model, dataset, overrides, config_files)
+        check_loggers(settings)
     else:
         settings = RunConfig(model, dataset, config_files, overrides)
         trainer_class(settings.entry.trainer_class)
+        check_loggers(settings)
         folder = RunFolder.create(Path(output), f"{settings['model']}-{settings['dataset']}")
     return _execute(settings, folder, resume=resume is not None)
 
@@ -140,6 +145,7 @@ def evaluation_config(
         overrides["eval_args"] = {**values.get("eval_args", {}), **overrides["eval_args"]}
     settings = RunConfig(values["model"], values["dataset"], (), overrides.over(_run_keys(values), str(path)))
     refuse_other_training_rows(settings, values, path)
+    check_loggers(settings)
     return settings, path
 
 
@@ -158,8 +164,9 @@ def _run_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _default_origin_keys(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Drop where the stored run ran, so that this machine's own device is used unless it is asked for."""
-    for key in ("use_gpu", "gpu_id"):
+    """Drop where the stored run ran and was logged: this machine's own device is used, and nothing is logged, unless
+    it is asked for."""
+    for key in ("use_gpu", "gpu_id", *LOGGER_KEYS):
         if key not in overrides:
             values.pop(key, None)
 

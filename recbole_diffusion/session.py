@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from recbole_diffusion.config_protocols import protocol_facts
 from recbole_diffusion.data.loading import prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.loggers.run_loggers import RunLoggers
 from recbole_diffusion.provenance import check_same_data, code_version, data_fingerprint, device_name, package_versions
 from recbole_diffusion.registry import ModelEntry
 from recbole_diffusion.training.checkpoint import Checkpoint, load_model, model_tensors, read_checkpoint
@@ -65,6 +67,7 @@ class TrainingSession:
         train_data, valid_data, test_data: the loaders; the last two may be None where the split leaves them empty.
         fingerprint: what tells these data from others.
         valid_result, test_result: metrics so far; empty before they are there.
+        loggers: TensorBoard, wandb, mlflow, as `loggers` asks for them.
     """
 
     def __init__(self, config: RunConfig, folder: RunFolder, workers: WorkerGroup = ALONE) -> None:
@@ -100,6 +103,8 @@ class TrainingSession:
         model_tensors(model)  # refuses, before it trains, a model that could not be stored
         trainer_type = trainer_class(entry.trainer_class)
         self.trainer = trainer_type(config, model, folder, self.train_data, self.fingerprint, workers)
+        self.loggers = RunLoggers(config, folder)
+        self.trainer.epoch_ended = self.loggers.epochs
         self.parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         logger.info("%d parameters", self.parameters)
 
@@ -128,8 +133,10 @@ class TrainingSession:
                 logger.info("the run was cut before its first epoch ended; it starts again")
             self.folder.write_config(self.config.to_plain() if written_config is None else written_config)
         show = bool(self.config["show_progress"])
-        self.trainer.fit(self.train_data, self.valid_data, show_progress=show, callback_fn=callback_fn)
-        self.trainer.load_best()
+        with self._logged():
+            self.loggers.epochs(self.trainer.history)
+            self.trainer.fit(self.train_data, self.valid_data, show_progress=show, callback_fn=callback_fn)
+            self.trainer.load_best()
         self.valid_result = dict(self.trainer.best_valid_result or {})
 
     def take(self, checkpoint: Path) -> None:
@@ -169,8 +176,18 @@ class TrainingSession:
 
     def test(self) -> dict[str, float]:
         """Rank the test rows with the weights that the model has; empty where there are none."""
-        self.test_result = self._evaluate(self.test_data, "test") if self.test_data else {}
+        with self._logged():
+            self.test_result = self._evaluate(self.test_data, "test") if self.test_data else {}
         return self.test_result
+
+    @contextlib.contextmanager
+    def _logged(self) -> Iterator[None]:
+        """What ends the run inside, ends its logs."""
+        try:
+            yield
+        except BaseException as error:
+            self.loggers.end(error)
+            raise
 
     def _evaluate(self, data: Any, split: str) -> dict[str, float]:
         show = bool(self.config["show_progress"])
@@ -178,7 +195,7 @@ class TrainingSession:
         return result
 
     def finish(self) -> RunResult:
-        """Write result.json and return its figures."""
+        """Write result.json, end the logs, and return the figures."""
         config, trainer = self.config, self.trainer
         times = [row["train_seconds"] for row in trainer.history]
         seconds = trainer.seconds if self.checkpoint is None else time.perf_counter() - self.began
@@ -219,6 +236,7 @@ class TrainingSession:
         )
         self.folder.write_result(json.loads(json.dumps(facts, default=str)))
         logger.info("result in %s", self.folder.result)
+        self.loggers.finish(trainer.history, result.best_epoch, self.valid_result, self.test_result)
         return result
 
 

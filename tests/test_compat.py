@@ -210,18 +210,19 @@ def test_checkpoint_readers_are_the_modules_of_recbole_that_load() -> None:
     assert found == {*compat.CHECKPOINT_READERS, "recbole.quick_start.quick_start"}
 
 
-# ---- TensorBoard ----
+# ---- loggers ----
 
 
-def test_tensorboard_events_go_to_the_given_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recbole_s_trainer_logs_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import recbole.trainer.trainer as trainers
 
     monkeypatch.chdir(tmp_path)
-    original = trainers.get_tensorboard
-    with compat.tensorboard_in(tmp_path / "events"):
-        trainers.get_tensorboard(None).close()
-    assert trainers.get_tensorboard is original
-    assert [path.name for path in tmp_path.iterdir()] == ["events"]
+    before = trainers.get_tensorboard, trainers.WandbLogger
+    with compat.without_recbole_loggers():
+        trainers.get_tensorboard(None).add_scalar("loss", 1.0, 1)
+        trainers.WandbLogger(SimpleNamespace(log_wandb=True)).log_metrics({"loss": 1.0})
+    assert (trainers.get_tensorboard, trainers.WandbLogger) == before
+    assert not list(tmp_path.iterdir())
 
 
 # ---- packages ----

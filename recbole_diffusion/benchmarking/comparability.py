@@ -25,7 +25,8 @@ _OF_THE_PLACE = frozenset(
         *("seed", "preset", "data_path", "checkpoint_dir", "cache", "cache_dir", "rank_memory", "eval_batch_size"),
         *("use_gpu", "gpu_id", "device", "num_threads", "worker", "num_workers", "worker_restarts", "ray_address"),
         *("save_per_user", "save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path"),
-        *("show_progress", "state", "log_wandb", "wandb_project", "loss_decimal_place"),
+        *("show_progress", "state", "loss_decimal_place", "loggers", "run_name", "log_wandb", "wandb_project"),
+        *("mlflow_experiment", "mlflow_tracking_uri"),
     )
 )
 

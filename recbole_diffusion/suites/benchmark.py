@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.loggers.choice import check_loggers
 from recbole_diffusion.ray_session import cores
 from recbole_diffusion.reporting.page import write_report
 from recbole_diffusion.suites import searching
-from recbole_diffusion.suites.candidates import Choice, plan_choice
-from recbole_diffusion.suites.performing import LOG, Outcome, Processes
-from recbole_diffusion.suites.plan import PlannedRun, plan_run
+from recbole_diffusion.suites.on_ray import Cluster, run_all_on_ray
+from recbole_diffusion.suites.performing import LOG, Outcome, Processes, logger_keys
+from recbole_diffusion.suites.plan import PlannedRun
 from recbole_diffusion.suites.plan_file import write_plan
 from recbole_diffusion.suites.report import command_of, suite_report
-from recbole_diffusion.suites.runner import Progress, locked, run_all
+from recbole_diffusion.suites.runner import Progress, RunQueue, locked, run_all
 from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import Suite, read_suite
+from recbole_diffusion.suites.suite_plan import SuitePlan
 from recbole_diffusion.suites.tables import AS_TRAINED, read_records, suite_tables, write_suite_tables
 from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.progress_lines import messages
@@ -78,8 +81,11 @@ def benchmark(
     *,
     data_path: str | Path | None = None,
     output: str | Path = "benchmark_runs",
-    max_concurrent: int = 1,
+    max_concurrent: int | None = None,
     threads: int | None = None,
+    ray_address: str | None = None,
+    cpus_per_run: int | None = None,
+    gpus_per_run: float | None = None,
     show_progress: bool = True,
     tables_only: bool = False,
 ) -> SuiteResult:
@@ -90,8 +96,12 @@ def benchmark(
         config: keys of every run, which win over the suite's.
         data_path: folder of the datasets.
         output: where the suite's folder is made, named as the file.
-        max_concurrent: runs at a time.
+        max_concurrent: runs at a time; None for one, on Ray for as many as there is room for.
         threads: CPU threads of a run; its share of the cores when None.
+        ray_address: of a Ray cluster whose machines all see `output` and `data_path`, or ``local`` to start Ray on this
+            machine; None makes the runs without Ray.
+        cpus_per_run: on Ray, CPU cores and threads of a run; `threads`, or 1, when None.
+        gpus_per_run: on Ray, GPUs of a run; one where there are any when None.
         show_progress: a line on standard error for each run that ends.
         tables_only: run nothing; the tables of what is finished, also while another process runs the suite.
 
@@ -106,17 +116,13 @@ def benchmark(
     asked = dict(given)
     if data_path is not None:
         given["data_path"] = str(data_path)
-    own = ("use_gpu", "gpu_id", "cache", "cache_dir", "ray_address")
-    place: dict[str, Any] = {key: given.pop(key) for key in own if key in given}
+    cluster = _cluster(ray_address, cpus_per_run, gpus_per_run, threads)
+    kept = ("use_gpu", "gpu_id", "cache", "cache_dir", *LOGGER_KEYS)
+    place: dict[str, Any] = {key: given.pop(key) for key in kept if key in given}
     if "data_path" in given:
         place["data_path"] = given["data_path"]
-    place.update(num_threads=threads or max(cores() // max_concurrent, 1), show_progress=False)
-    searches = {
-        (model.label, dataset): searching.plan_search(suite, model, dataset, output=folder, given=given)
-        for model in suite.models
-        if model.search is not None
-        for dataset in model.datasets
-    }
+    own = cluster.cpus_per_run if cluster is not None else threads or max(cores() // (max_concurrent or 1), 1)
+    place.update(num_threads=own, show_progress=False)
     command = command_of(
         file,
         asked,
@@ -124,75 +130,39 @@ def benchmark(
         output=output,
         max_concurrent=max_concurrent,
         threads=threads,
+        ray_address=ray_address,
+        cpus_per_run=cpus_per_run,
+        gpus_per_run=gpus_per_run,
     )
-    choices = {
-        (model.label, dataset): plan_choice(suite, model, dataset, output=folder, given=given)
-        for model in suite.models
-        if model.candidates
-        for dataset in model.datasets
-    }
-
-    def planned(chosen: Mapping[tuple[str, str], Mapping[str, Any]]) -> tuple[PlannedRun, ...]:
-        return tuple(
-            plan_run(
-                suite, model, dataset, seed, output=folder, given=given, searched=chosen.get((model.label, dataset))
-            )
-            for model, dataset, seed in suite.rows()
-        )
-
+    plan = SuitePlan(suite, folder, given)
     if tables_only:
-        decided = {key: choice.chosen() for key, choice in choices.items()}
-        decided.update({key: search.chosen() for key, search in searches.items()})
-        known = {key: values for key, values in decided.items() if values is not None}
-        runs = tuple(run for run in planned(known) if decided.get((run.label, run.dataset), run) is not None)
-        return _result(suite, folder, runs, (), searches.values(), choices.values(), command)
+        plan.look()
+        return _result(plan, (), command)
     # Everything that can be wrong with keys and data is found before anything starts.
-    fixed = [run for run in planned({}) if (run.label, run.dataset) not in choices]
-    candidates = [run for choice in choices.values() for run in choice.runs]
+    planned = plan.first_runs()
+    if cluster is not None:
+        _refuse_workers(planned)
+    _check_loggers(planned, place, given.origin)
     with messages(show_progress), _goes_on(), locked(folder) as lock:
-        _prepare_data([*fixed, *candidates], place)
+        _prepare_data(planned, place)
         keep = () if lock is None else (lock,)
-        chosen = _searched(searches.values(), place, keep)
-        first = tuple(run for run in planned(chosen) if (run.label, run.dataset) not in choices)
-
-        def then(run: PlannedRun) -> Sequence[PlannedRun]:
-            """Once all candidates of a model have ended: its runs with the best of them."""
-            key = (run.label, run.dataset)
-            values = choices[key].chosen() if key in choices and key not in chosen else None
-            if values is None:
-                return ()
-            chosen[key] = values
-            logger.info("%s on %s: %s, of %d candidates", *key, values, len(choices[key].runs))
-            return [run for run in planned(chosen) if (run.label, run.dataset) == key]
-
-        write_plan(folder, suite, first)
-        order = {(model.label, dataset, seed): number for number, (model, dataset, seed) in enumerate(suite.rows())}
-        outcomes = run_all(
-            [*first, *candidates],
-            place,
-            at_a_time=max_concurrent,
-            tell=_tell,
-            keep=keep,
-            position=lambda run: order[run.label, run.dataset, run.seed],
-            then=then,
-            total=len(candidates) + len(order),
+        plan.chosen.update(
+            _searched(plan.searches.values(), place, keep, cluster.joined if cluster is not None else None)
         )
+        write_plan(folder, suite, plan.settled_runs())
+        queue = RunQueue(plan.first_runs(), _tell, position=plan.position, then=plan.then, total=plan.total)
+        if cluster is not None:
+            outcomes = run_all_on_ray(queue, place, cluster, folder=folder, at_a_time=max_concurrent)
+        else:
+            outcomes = run_all(queue, place, at_a_time=max_concurrent or 1, keep=keep)
         # a candidate that failed keeps its model's runs from being made
-        runs = tuple(run for run in planned(chosen) if run in first or (run.label, run.dataset) in chosen)
-        write_plan(folder, suite, runs)
-    return _result(suite, folder, runs, outcomes, searches.values(), choices.values(), command)
+        write_plan(folder, suite, plan.settled_runs())
+    return _result(plan, outcomes, command)
 
 
-def _result(
-    suite: Suite,
-    folder: Path,
-    runs: tuple[PlannedRun, ...],
-    outcomes: Sequence[Outcome],
-    searches: Iterable[PlannedSearch],
-    choices: Iterable[Choice],
-    command: str,
-) -> SuiteResult:
+def _result(plan: SuitePlan, outcomes: Sequence[Outcome], command: str) -> SuiteResult:
     """Write the tables and the report of what is finished."""
+    suite, folder, runs = plan.suite, plan.folder, plan.settled_runs()
     records = read_records(suite, runs)
     tables = {AS_TRAINED: suite_tables(suite, records)}
     for name in suite.evaluations:
@@ -205,11 +175,54 @@ def _result(
         records=records,
         tables=tables,
         outcomes=outcomes,
-        searches=tuple(searches),
-        choices=tuple(choices),
+        searches=tuple(plan.searches.values()),
+        choices=tuple(plan.choices.values()),
         command=command,
     )
     return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(files), write_report(report, folder))
+
+
+def _cluster(address: str | None, cpus: int | None, gpus: float | None, threads: int | None) -> Cluster | None:
+    """The Ray that runs run on; None for none.
+
+    Raises:
+        UserError: what Ray's runs are to have is given, and no Ray.
+    """
+    if address is not None:
+        return Cluster(address, threads or 1 if cpus is None else cpus, gpus)
+    for name, value in (("cpus_per_run", cpus), ("gpus_per_run", gpus)):
+        if value is not None:
+            raise UserError(f"{name} goes with --ray_address; give that too, or take --threads")
+    return None
+
+
+def _refuse_workers(planned: Iterable[PlannedRun]) -> None:
+    """Refuse a run that would start a Ray of its own inside one of Ray's tasks.
+
+    Raises:
+        UserError: names it.
+    """
+    for run in planned:
+        if run.keys.get("num_workers", 1) != 1:
+            raise UserError(
+                f"{run.name} has num_workers {run.keys['num_workers']}, but with --ray_address each run is one task; "
+                "leave one of them out"
+            )
+
+
+def _check_loggers(planned: Iterable[PlannedRun], place: Mapping[str, Any], origin: str) -> None:
+    """Refuse loggers that could not log.
+
+    Raises:
+        UserError: names one.
+    """
+    seen = set()
+    for run in planned:
+        keys = {key: value for key, value in logger_keys(run, place).items() if key != "run_name"}
+        if keys and str(keys) not in seen and not run.finished:
+            seen.add(str(keys))
+            given = {**run.keys, **keys, "preset": run.preset}
+            check_loggers(RunConfig(run.model, run.dataset, (), Overrides(given, origin=origin)))
 
 
 @contextlib.contextmanager
@@ -235,7 +248,7 @@ def _prepare_data(planned: Iterable[PlannedRun], place: Mapping[str, Any]) -> No
 
 
 def _searched(
-    searches: Iterable[PlannedSearch], place: Mapping[str, Any], keep: tuple[int, ...]
+    searches: Iterable[PlannedSearch], place: Mapping[str, Any], keep: tuple[int, ...], ray_address: str | None
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Make the searches that are missing, one after the other; what each chose."""
     chosen: dict[tuple[str, str], dict[str, Any]] = {}
@@ -244,7 +257,7 @@ def _searched(
         if values is None:
             began = time.monotonic()
             logger.info("%s begins", search.name)
-            searching.make(search, place, Processes(), keep=keep)
+            searching.make(search, place, Processes(), keep=keep, ray_address=ray_address)
             values = search.chosen()
             logger.info("%s: %s after %.0f s", search.name, values, time.monotonic() - began)
         if values is None:

@@ -22,10 +22,21 @@ def end_with(parent: int) -> None:
         sys.exit(1)
 
 
+def heed_interrupts() -> None:
+    """Let SIGINT, by which the parent ends a run, interrupt this process.
+
+    Ray's workers block it, and what a shell starts in the background ignores it; a child inherits both.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run() -> int:
     """The command line of the words behind the parent's number; its exit code."""
     from recbole_diffusion.command_line import main
 
+    heed_interrupts()
     end_with(int(sys.argv[1]))
     del sys.argv[1]
     return main(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.suites.plan import PlannedRun
 from recbole_diffusion.training.checkpoint import write_text_atomically
 
@@ -73,7 +75,7 @@ class Processes:
                 )
                 self._running.add(process)
             try:
-                return process.wait()
+                return _code(process)
             except KeyboardInterrupt:  # only where the main thread waits
                 process.send_signal(signal.SIGINT)
                 process.wait(_PATIENCE)
@@ -90,7 +92,29 @@ class Processes:
                 process.send_signal(number)
 
 
-def perform(run: PlannedRun, place: Mapping[str, Any], processes: Processes, *, keep: Sequence[int] = ()) -> Outcome:
+def _code(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process, waited for in steps: Ray's KeyboardInterrupt ends no call of the system."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(60.0)
+
+
+def logger_keys(run: PlannedRun, place: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run is logged beside its files; its name there says which one it is."""
+    keys = {key: value for key, value in {**run.keys, **place}.items() if key in LOGGER_KEYS}
+    if keys.get("loggers") or keys.get("log_wandb"):
+        keys["run_name"] = " ".join(filter(None, [keys.get("run_name"), run.name]))
+    return keys
+
+
+def perform(
+    run: PlannedRun,
+    place: Mapping[str, Any],
+    processes: Processes,
+    *,
+    keep: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Outcome:
     """Make what is missing of a planned run.
 
     Args:
@@ -98,20 +122,26 @@ def perform(run: PlannedRun, place: Mapping[str, Any], processes: Processes, *, 
         place: keys that say where and how it runs (`data_path`, `num_threads` ...).
         processes: where its processes are known.
         keep: file descriptors that they keep open.
+        environment: variables that they get besides this process's.
     """
     began = time.monotonic()
     run.place.mkdir(parents=True, exist_ok=True)
     log = run.place / LOG
     threads = place.get("num_threads")
-    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
+    environment = {**(environment or {})}
+    if threads:
+        environment.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    logged = logger_keys(run, place)
+    place = {key: value for key, value in place.items() if key not in LOGGER_KEYS}
     folder = run.run_folder
     if folder is None:
-        head = {"model": run.model, "dataset": run.dataset, "preset": run.preset, **run.keys, **place}
+        head = {"model": run.model, "dataset": run.dataset, "preset": run.preset, **run.keys, **place, **logged}
         text = yaml.safe_dump({key: value for key, value in head.items() if value is not None}, sort_keys=False)
         write_text_atomically(run.place / ASKED, f"# {run.name}\n{text}")
         words = ["run", f"--config_files='{run.place / ASKED}'", f"--output={run.place}"]
     else:
-        words = ["run", f"--resume={folder}", *(f"--{key}={_word(value)}" for key, value in place.items())]
+        words = ["run", f"--resume={folder}"]
+        words += [f"--{key}={_word(value)}" for key, value in {**place, **logged}.items()]
     code = 0
     if folder is None or not (folder / "result.json").is_file():
         code = processes.call(words, log, environment=environment, keep=keep)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.config import Overrides, RunConfig, read_yaml
+from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import file_digest
@@ -39,6 +40,7 @@ PLACE_KEYS = (
     "ray_address",
     "worker_restarts",
     "save_per_user",
+    *LOGGER_KEYS,
 )
 ATOMIC_SUFFIXES = (".inter", ".user", ".item")
 

@@ -198,8 +198,7 @@ def command_of(
     *,
     data_path: str | Path | None,
     output: str | Path,
-    max_concurrent: int,
-    threads: int | None,
+    **steering: Any,
 ) -> str:
     """The command line that makes a suite.
 
@@ -208,13 +207,13 @@ def command_of(
     Args:
         file: the suite.
         given: keys of every run.
-        data_path, output, max_concurrent, threads: as `benchmark` was given them.
+        data_path, output: as `benchmark` was given them.
+        steering: its other keys (max_concurrent, threads ...); those that are None are left out.
     """
     words = ["recbole-diff", "benchmark", _path(file)]
     words += [f"--data_path={_path(data_path)}"] if data_path is not None else []
     words += [f"--output={_path(output)}"] if Path(output) != Path("benchmark_runs") else []
-    words += [f"--max_concurrent={max_concurrent}"] if max_concurrent != 1 else []
-    words += [f"--threads={threads}"] if threads is not None else []
+    words += [f"--{key}={value}" for key, value in steering.items() if value is not None]
     words += [f"--{key}={_word(key, value)}" for key, value in given.items() if key != "data_path"]
     return shlex.join(words)
 

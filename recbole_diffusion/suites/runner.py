@@ -72,28 +72,86 @@ def locked(folder: Path) -> Iterator[int | None]:
         yield stream.fileno()
 
 
-def run_all(
-    runs: Sequence[PlannedRun],
-    place: Mapping[str, Any],
-    *,
-    at_a_time: int,
-    tell: Callable[[Progress], None],
-    keep: Sequence[int] = (),
-    position: Callable[[PlannedRun], int] | None = None,
-    then: Callable[[PlannedRun], Sequence[PlannedRun]] | None = None,
-    total: int | None = None,
-) -> list[Outcome]:
+class RunQueue:
+    """The runs of a suite that are still to be made, in order, and how far they are.
+
+    Attributes:
+        ended: how the runs ended that were not finished before.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[PlannedRun],
+        tell: Callable[[Progress], None],
+        *,
+        position: Callable[[PlannedRun], int] | None = None,
+        then: Callable[[PlannedRun], Sequence[PlannedRun]] | None = None,
+        total: int | None = None,
+    ) -> None:
+        """Queue what is not finished, and tell how much is.
+
+        Args:
+            runs: that can start now.
+            tell: called with a :class:`Progress` at the start and after each run.
+            position: what starts first, the lowest; None for the order of `runs`.
+            then: called with a run that has its result; the runs that can start only now.
+            total: of runs, those that `then` will give included.
+        """
+        self.ended: list[Outcome] = []
+        self._tell, self._position, self._then = tell, position, then
+        self._waiting: list[tuple[int, int, PlannedRun]] = []
+        self._arrived, self._done = itertools.count(), 0
+        self._add(runs)
+        self._total = len(self._waiting) + self._done if total is None else total
+        self._began = time.monotonic()
+        tell(Progress(self._done, self._total, None, None))
+
+    def __len__(self) -> int:
+        """Runs that wait."""
+        return len(self._waiting)
+
+    @property
+    def waiting(self) -> list[PlannedRun]:
+        """The runs that wait, in no order."""
+        return [run for _, _, run in self._waiting]
+
+    def _add(self, runs: Sequence[PlannedRun]) -> None:
+        for run in runs:
+            if run.finished:
+                self._done += 1
+                self._follow(run)
+            else:
+                number = next(self._arrived)
+                place = number if self._position is None else self._position(run)
+                heapq.heappush(self._waiting, (place, number, run))
+
+    def _follow(self, run: PlannedRun) -> None:
+        if self._then is not None:
+            self._add(self._then(run))
+
+    def pop(self) -> PlannedRun:
+        """The next run."""
+        return heapq.heappop(self._waiting)[2]
+
+    def end(self, run: PlannedRun, outcome: Outcome) -> None:
+        """Note how a run ended, and tell it."""
+        self.ended.append(outcome)
+        if outcome.reason is None:
+            self._done += 1
+            self._follow(run)
+        rate = (time.monotonic() - self._began) / len(self.ended)
+        left = self._total - self._done - sum(one.reason is not None for one in self.ended)
+        self._tell(Progress(self._done, self._total, outcome, rate * max(left, 0)))
+
+
+def run_all(queue: RunQueue, place: Mapping[str, Any], *, at_a_time: int, keep: Sequence[int] = ()) -> list[Outcome]:
     """Make what is missing of all runs.
 
     Args:
-        runs: that can start now.
+        queue: the runs.
         place: keys that say where and how runs run.
         at_a_time: how many at a time.
-        tell: called with a :class:`Progress` at the start and after each run.
         keep: file descriptors that processes keep open.
-        position: what starts first, the lowest; None for the order of `runs`.
-        then: called with a run that has its result; the runs that can start only now.
-        total: of runs, those that `then` will give included.
 
     Returns:
         how the runs ended that were not finished before.
@@ -101,51 +159,26 @@ def run_all(
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the processes have ended.
     """
-    waiting: list[tuple[int, int, PlannedRun]] = []
-    arrived = itertools.count()
-    done, ended = 0, list[Outcome]()
-
-    def add(new: Sequence[PlannedRun]) -> None:
-        nonlocal done
-        for run in new:
-            if run.finished:
-                done += 1
-                add(then(run) if then is not None else ())
-            else:
-                number = next(arrived)
-                heapq.heappush(waiting, (number if position is None else position(run), number, run))
-
-    add(runs)
-    expected = len(waiting) + done if total is None else total
-    tell(Progress(done, expected, None, None))
     processes = Processes()
-    began = time.monotonic()
-    with _terminated_like_interrupted(), ThreadPoolExecutor(at_a_time, thread_name_prefix="run") as pool:
+    with terminated_like_interrupted(), ThreadPoolExecutor(at_a_time, thread_name_prefix="run") as pool:
         futures: dict[Future[Outcome], PlannedRun] = {}
         try:
-            while waiting or futures:
-                while waiting and len(futures) < at_a_time:
-                    run = heapq.heappop(waiting)[2]
+            while queue or futures:
+                while queue and len(futures) < at_a_time:
+                    run = queue.pop()
                     futures[pool.submit(perform, run, place, processes, keep=keep)] = run
                 for future in wait(futures, return_when=FIRST_COMPLETED).done:
-                    run, outcome = futures.pop(future), future.result()
-                    ended.append(outcome)
-                    if outcome.reason is None:
-                        done += 1
-                        add(then(run) if then is not None else ())
-                    rate = (time.monotonic() - began) / len(ended)
-                    left = max(expected - done - sum(one.reason is not None for one in ended), 0)
-                    tell(Progress(done, expected, outcome, rate * left))
+                    queue.end(futures.pop(future), future.result())
         except BaseException:
             processes.stop()
             if wait(futures, timeout=_PATIENCE).not_done:
                 processes.stop(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
             raise
-    return ended
+    return queue.ended
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM as Ctrl-C, where this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.performing import Processes, reason
 from recbole_diffusion.suites.plan import data_files, layered, plan_run, results_of, slug
@@ -78,8 +79,22 @@ def plan_search(
     return PlannedSearch(model, dataset, keys, output / "searches" / slug(dataset) / f"{slug(model.label)}-{digest}")
 
 
-def make(search: PlannedSearch, place: Mapping[str, Any], processes: Processes, *, keep: Sequence[int] = ()) -> None:
-    """Make what is missing of a search.
+def make(
+    search: PlannedSearch,
+    place: Mapping[str, Any],
+    processes: Processes,
+    *,
+    keep: Sequence[int] = (),
+    ray_address: str | None = None,
+) -> None:
+    """Make what is missing of a search. Its trials are logged only where the search's own settings say so.
+
+    Args:
+        search: the planned search.
+        place: keys that say where and how its trials run.
+        processes: where its process is known.
+        keep: file descriptors that it keeps open.
+        ray_address: of a cluster; None for this machine.
 
     Raises:
         KeyboardInterrupt: it was told to stop.
@@ -90,7 +105,9 @@ def make(search: PlannedSearch, place: Mapping[str, Any], processes: Processes, 
     sweep, log = search.sweep(), search.place / "log.txt"
     if sweep is None:
         asked = search.place / "asked.yaml"
-        text = yaml.safe_dump({**search.keys, **place, "num_threads": None}, sort_keys=False)
+        own = search.model.search.settings
+        keys = {key: value for key, value in {**search.keys, **place}.items() if key not in LOGGER_KEYS or key in own}
+        text = yaml.safe_dump({**keys, "num_threads": None}, sort_keys=False)
         write_text_atomically(asked, f"# {search.name}\n{text}")
         words = ["tune", f"--model={search.model.model}", f"--dataset={search.dataset}"]
         words += [f"--config_files='{asked}'", f"--tune={search.model.search.space}", "--scheduler=none"]
@@ -101,7 +118,7 @@ def make(search: PlannedSearch, place: Mapping[str, Any], processes: Processes, 
         words = ["tune", f"--resume={sweep}"]
     if place.get("num_threads"):
         words += [f"--cpus_per_trial={place['num_threads']}"] if sweep is None else []
-    words += [f"--ray_address={place['ray_address']}"] if place.get("ray_address") else []
+    words += [f"--ray_address={ray_address}"] if ray_address else []
     code = processes.call(words, log, environment={}, keep=keep)
     if processes.stopped:
         raise KeyboardInterrupt

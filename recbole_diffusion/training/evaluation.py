@@ -99,7 +99,6 @@ class RankingTrainer(Trainer):
         self.evaluated_rows = rows if keep_rows or self.config["save_per_user"] else None
         if split is not None:
             self._write_per_user(split, eval_data._dataset, result)
-        self.wandblogger.log_eval_metrics(result, head="eval")
         return result
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ best/items.parquet      the items of the data, for recommending without them
 last/checkpoint.state   weights, optimiser, scheduler and generators at the end of the last epoch, to resume from
 per_user/               valid.parquet and test.parquet: results row by row, with save_per_user
 result.json             metrics, data fingerprint, versions, wall time, device
+loggers.json            with loggers: where each one logs, and the last epoch that it has
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import logging
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,7 +53,6 @@ class RunFolder:
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
         self.writes = writes
-        self._elsewhere: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def create(cls, output: Path, name: str) -> RunFolder:
@@ -130,15 +129,6 @@ class RunFolder:
         """The checkpoint to resume from."""
         return self.path / "last" / LAST_FILE
 
-    @property
-    def tensorboard(self) -> Path:
-        """Where curves are written; for a process that reads along, a folder that goes when the process does."""
-        if self.writes:
-            return self.path / "tensorboard"
-        if self._elsewhere is None:
-            self._elsewhere = tempfile.TemporaryDirectory(prefix="recbole-diff-")
-        return Path(self._elsewhere.name)
-
     def per_user(self, split: str) -> Path:
         """Results of the rows of valid or test."""
         return self.path / "per_user" / f"{split}.parquet"
@@ -147,6 +137,24 @@ class RunFolder:
     def result(self) -> Path:
         """The result."""
         return self.path / "result.json"
+
+    @property
+    def loggers(self) -> Path:
+        """What the loggers keep."""
+        return self.path / "loggers.json"
+
+    def read_loggers(self) -> dict[str, Any]:
+        """What loggers.json holds; nothing without one, or where it cannot be read."""
+        try:
+            kept = json.loads(self.loggers.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return kept if isinstance(kept, dict) else {}
+
+    def write_loggers(self, facts: Mapping[str, Any]) -> None:
+        """Write loggers.json."""
+        if self.writes:
+            write_text_atomically(self.loggers, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         """Write config.yaml."""

@@ -26,7 +26,7 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score
 
-from recbole_diffusion.compat import tensorboard_in
+from recbole_diffusion.compat import without_recbole_loggers
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.collector import RankCollector
 from recbole_diffusion.models.base import DiffusionRecommender
@@ -100,7 +100,7 @@ class _Run(RankingTrainer):
         fingerprint: dict[str, Any] | None = None,
         workers: WorkerGroup = ALONE,
     ) -> None:
-        with tensorboard_in(folder.tensorboard):
+        with without_recbole_loggers():
             super().__init__(config, model)
         self.item_tensor: Any = None
         if sum(isinstance(value, torch.optim.Optimizer) for value in vars(self).values()) > 1:
@@ -121,6 +121,7 @@ class _Run(RankingTrainer):
         self.seconds_before, self.processor_seconds_before = 0.0, 0.0
         self.started, self.started_processor = time.perf_counter(), time.process_time()
         self.stopped = False
+        self.epoch_ended: Callable[[list[dict[str, Any]]], None] = lambda history: None  # after its checkpoint
 
     # building -------------------------------------------------------------------------------------------------------
 
@@ -288,8 +289,6 @@ class _Run(RankingTrainer):
             logger.warning("interrupted; the last complete epoch is kept, go on with --resume=%s", self.folder.path)
             interrupt.run_folder = self.folder.path  # type: ignore[attr-defined]  # the command line says how to go on
             raise
-        finally:
-            self.tensorboard.flush()
         return self.best_valid_score, self.best_valid_result
 
     def _one_epoch(
@@ -321,8 +320,6 @@ class _Run(RankingTrainer):
             "learning_rate": rate,
             "train_seconds": round(time.perf_counter() - began, 3),
         }
-        for name, value in {"loss": loss, **terms}.items():
-            self.tensorboard.add_scalar(f"train/{name}", value, epoch + 1)
         message = f"epoch {epoch + 1}/{self.epochs}  {in_words(loss, terms)}  {row['train_seconds']:.1f} s"
         improved = False
         score = None
@@ -337,7 +334,6 @@ class _Run(RankingTrainer):
             else:
                 self.cur_step += 1
                 self.stopped = self.cur_step > self.stopping_step
-            self.tensorboard.add_scalar(f"valid/{self.valid_metric}", score, epoch + 1)
             message += f"  {self.valid_metric} {score:.6f}{' best' if improved else ''}  {row['valid_seconds']:.1f} s"
             if improved:
                 self.best_valid_result = dict(result)
@@ -359,6 +355,7 @@ class _Run(RankingTrainer):
         elif late and verbose:
             logger.info("stopped: time_limit is %s s (%s)", self.config["time_limit"], self.config["time_limit_clock"])
         self.stopped = self.stopped or late
+        self.epoch_ended(self.history)
         if score is not None and callback_fn is not None:
             callback_fn(epoch, score)
 

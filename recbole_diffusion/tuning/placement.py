@@ -20,8 +20,23 @@ ENVIRONMENT = {
 }
 
 
-def check_resources(ray: Any, cpus: float, gpus: float, address: str | None) -> None:
+def check_resources(
+    ray: Any,
+    cpus: float,
+    gpus: float,
+    address: str | None,
+    *,
+    asker: str = "a trial",
+    keys: tuple[str, str] = ("cpus_per_trial", "gpus_per_trial"),
+) -> None:
     """Refuse trials that no machine has room for; a trial would wait for ever.
+
+    Args:
+        ray: the module.
+        cpus, gpus: what each takes.
+        address: of a cluster; None for this machine.
+        asker: what asks for them.
+        keys: that say how many.
 
     Raises:
         UserError: says what the largest machine has.
@@ -31,11 +46,9 @@ def check_resources(ray: Any, cpus: float, gpus: float, address: str | None) -> 
         return
     where = "this machine" if address is None else f"the cluster at {address}"
     most = {kind: max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU")}
-    asked, key = (
-        (f"{cpus:g} CPU cores", "cpus_per_trial") if most["CPU"] < cpus else (f"{gpus:g} GPUs", "gpus_per_trial")
-    )
+    asked, key = (f"{cpus:g} CPU cores", keys[0]) if most["CPU"] < cpus else (f"{gpus:g} GPUs", keys[1])
     raise UserError(
-        f"a trial asks for {asked}, but {where} has at most {most['CPU']:g} CPU cores and {most['GPU']:g} GPUs in one "
+        f"{asker} asks for {asked}, but {where} has at most {most['CPU']:g} CPU cores and {most['GPU']:g} GPUs in one "
         f"place; lower {key}"
     )
 

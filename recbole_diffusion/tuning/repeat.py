@@ -81,7 +81,7 @@ def repeat(
     if "best" not in facts:
         raise UserError(f"{path} is no tune_result.json")
     best = facts["best"]
-    values = {**best["config"], "show_progress": show_progress}
+    values = {**best["config"], "show_progress": show_progress, "loggers": [], "log_wandb": False}
     if data_path is not None:
         values["data_path"] = str(data_path)
     folder = RunFolder.create(Path(output), f"{facts['model'].rpartition(':')[2]}-{facts['dataset']}")

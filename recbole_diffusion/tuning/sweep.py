@@ -20,6 +20,7 @@ from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.config_files import given_layers
 from recbole_diffusion.data import cache
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.loggers.choice import check_loggers
 from recbole_diffusion.provenance import code_version, package_versions
 from recbole_diffusion.ray_session import search_path
 from recbole_diffusion.training.trainer import trainer_class
@@ -130,6 +131,7 @@ def _begun(space: SearchSpace, asked: Request, options: SweepOptions, storage: P
             f"{base.model_reference} cannot be imported by a worker; put the class into a module of its own"
         )
     trainer_class(base.entry.trainer_class)
+    check_loggers(base)
     gpus = _gpus(options, base)
     plan = _plan(base, space, asked, options, gpus)
     space.check(lambda values: _refusal(plan, values), seed=options.search_seed)

@@ -48,6 +48,7 @@ def test_best(plan: TrialPlan, values: Mapping[str, Any], path: str) -> dict[str
     folder = RunFolder(Path(path))
     try:
         config = plan.config(values)
+        config["run_name"] = None  # the trial's own log goes on
         with opened(config), RunLog(folder.log, config["state"] or "INFO", terminal=False):
             session = TrainingSession(config, folder)
             trainer = session.trainer

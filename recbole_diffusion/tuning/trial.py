@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.loggers.choice import chosen_loggers
 
 if TYPE_CHECKING:
     from recbole_diffusion.config import RunConfig
@@ -110,6 +111,7 @@ def _train(plan: TrialPlan, values: Mapping[str, Any], folder: RunFolder, report
     from recbole_diffusion.tuning.schedule import Schedule, apply_values
 
     config = plan.config(values)
+    config["run_name"] = _log_name(config)
     with opened(config), RunLog(folder.log, config["state"] or "INFO", terminal=False):
         schedule = Schedule.read(folder.path)
         folder.write_config(config.to_plain())
@@ -123,6 +125,17 @@ def _train(plan: TrialPlan, values: Mapping[str, Any], folder: RunFolder, report
         session.train(callback_fn=report.validated)
         if not report.reported:  # resumed after its last epoch: nothing was left to train
             report.validated(session.trainer.start_epoch - 1, 0.0)
+        session.loggers.end()
+
+
+def _log_name(config: RunConfig) -> str | None:
+    """What loggers call a trial; None where none are asked for."""
+    from ray import tune
+
+    if not chosen_loggers(config):
+        return None
+    name = str(tune.get_context().get_trial_name())
+    return f"{config['run_name']} {name}" if config["run_name"] else name
 
 
 @contextlib.contextmanager

@@ -241,3 +241,21 @@ def test_a_time_limit_may_count_processor_time(tmp_path: Path, small_data: Path)
 def test_wrong_words(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["benchmark", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_run_is_interrupted_although_its_parent_blocks_and_ignores_that() -> None:
+    """As Ray's workers and shells in the background do."""
+    code = (
+        "import os, signal\n"
+        "from recbole_diffusion.suites.child import heed_interrupts\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
+        "heed_interrupts()\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "interrupted"

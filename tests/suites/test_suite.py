@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from recbole_diffusion.benchmarking.metric_names import metric_key
+from recbole_diffusion.benchmarking.published import read_published, table_name
+from recbole_diffusion.config import RunConfig
 from recbole_diffusion.config_files import Overrides
+from recbole_diffusion.config_protocols import protocol_facts
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.candidates import plan_choice
 from recbole_diffusion.suites.plan import plan_run, slug
@@ -254,13 +258,41 @@ def test_labels_that_differ_have_folders_that_differ() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_suites_can_be_planned(path: Path) -> None:
+def test_shipped_suites_can_be_run_and_set_beside_what_was_printed(path: Path) -> None:
+    """Every configuration is allowed, the runs on a dataset are asked for the same rows, and each row has its name in
+    the printed figures."""
     suite = read_suite(path)
     assert suite.about
-    for model, dataset, seed in suite.rows():
-        plan_run(suite, model, dataset, seed, output=Path("out"), given={})
-        if model.candidates:
-            plan_choice(suite, model, dataset, output=Path("out"), given={})
+    sources = read_published(suite.published)
+    printed = {model for source in sources for models in source.values.values() for model in models}
+    columns = {metric_key(name) for name in suite.metrics or ()}
+    for dataset in suite.datasets:
+        rows = {}
+        for model in (model for model in suite.models if dataset in model.datasets):
+            planned = plan_run(suite, model, dataset, model.seeds[0], output=Path("out"), given={})
+            config = RunConfig(planned.model, dataset, (), {**planned.keys, "preset": planned.preset})
+            rows[model.label] = protocol_facts(config)
+            assert columns <= {f"{metric_key(metric)}@{k}" for metric in config["metrics"] for k in config["topk"]}
+            if model.published is not None:
+                assert model.published in printed, f"{model.label}: {model.published} is in none of {suite.published}"
+                table = table_name(dataset, config["protocol"])
+                for source in sources:
+                    assert table not in source.values or source.of(table, model.published), (table, model.published)
+        for model in suite.models:
+            if model.candidates and dataset in model.datasets:
+                plan_choice(suite, model, dataset, output=Path("out"), given={})
+        assert len({json.dumps(facts, sort_keys=True) for facts in rows.values()}) == 1, rows
+    assert not sources or any((model.published or model.model) in printed for model in suite.models)
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_data_of_shipped_suites(path: Path, shared: Path) -> None:
+    suite = read_suite(path)
+    for dataset in suite.datasets:
+        given = {"data_path": str(shared / "data")}
+        planned = plan_run(suite, suite.models[0], dataset, 1, output=Path("out"), given=given)
+        assert planned.keys["data_path"] == given["data_path"]
+        assert (shared / "data" / dataset / f"{dataset}.inter").is_file()
 
 
 def test_the_honest_suite_tries_as_many_configurations_of_every_model() -> None:

@@ -48,7 +48,8 @@ def epochs_of(folder: Path) -> list[dict[str, float]]:
 
 
 def test_terms_are_in_the_table_the_log_and_tensorboard(small_data: Path, tmp_path: Path) -> None:
-    folder = run(TwoTerms, "small", {**KEYS, "epochs": 2}, data_path=small_data, output=tmp_path).folder
+    keys = {**KEYS, "epochs": 2, "loggers": "tensorboard"}
+    folder = run(TwoTerms, "small", keys, data_path=small_data, output=tmp_path).folder
     rows = epochs_of(folder)
     assert [list(row)[:4] for row in rows] == [["epoch", "train_loss", "train_cross_entropy", "train_penalty"]] * 2
     for row in rows:

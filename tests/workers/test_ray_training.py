@@ -38,7 +38,7 @@ def epochs(folder: Path) -> list[dict[str, str]]:
 
 def files(folder: Path) -> set[str]:
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    return {name for name in names if not name.startswith("tensorboard")}
+    return {name for name in names if not name.startswith("tensorboard") and name != "loggers.json"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def alone(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> recbole
 
 @pytest.fixture(scope="module")
 def together(ray_here: None, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> recbole_diffusion.RunResult:
-    return run(small_data, tmp_path_factory.mktemp("together"), num_workers=2, save_per_user="parquet")
+    keys = {"num_workers": 2, "save_per_user": "parquet", "loggers": ["tensorboard"]}
+    return run(small_data, tmp_path_factory.mktemp("together"), **keys)
 
 
 def test_the_losses_and_metrics_are_those_of_one_worker(
@@ -67,7 +68,8 @@ def test_the_folder_and_the_log_are_those_of_a_usual_run(
 ) -> None:
     assert files(together.folder) == files(alone.folder)
     assert not (together.folder / "workers").exists()
-    assert len(list((together.folder / "tensorboard").iterdir())) == 1
+    assert len(list((together.folder / "tensorboard").iterdir())) == 1  # the first worker's
+    assert not (alone.folder / "tensorboard").exists()
     one, two = (
         [" ".join(line.split()[2:5]) for line in (result.folder / "run.log").read_text().splitlines()]
         for result in (alone, together)

@@ -1,0 +1,1 @@
+"""TensorBoard, Weights & Biases and MLflow, beside the files that every run writes."""
