@@ -50,9 +50,9 @@ def test_a_search_is_gone_on_with_and_serves_every_seed(
     sweep = checkpoint.parents[1]
     assert not (sweep / "tune_result.json").exists()
 
-    keys = {"ray_address": ray_cluster}
     place = {"data_path": small_data, "output": tmp_path / "out", "threads": 1, "show_progress": False}
-    result = benchmark(file, keys, **place)  # type: ignore[arg-type]
+    place["ray_address"] = ray_cluster
+    result = benchmark(file, **place)  # type: ignore[arg-type]
     result.check()
     assert [path.parent for path in result.folder.rglob("sweep.json")] == [sweep]  # the same one, gone on with
     facts = json.loads((sweep / "tune_result.json").read_text(encoding="utf-8"))
@@ -66,5 +66,5 @@ def test_a_search_is_gone_on_with_and_serves_every_seed(
         # what was drawn, and what the space fixes
         assert (config["learning_rate"], config["fault"], config["seed"]) == (best, "none", run.seed)
     before = made(result)
-    again = benchmark(file, keys, **place)  # type: ignore[arg-type]
+    again = benchmark(file, **place)  # type: ignore[arg-type]
     assert not again.outcomes and made(again) == before
