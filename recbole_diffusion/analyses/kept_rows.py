@@ -169,15 +169,21 @@ def read_test_data(run: KeptRows, data_path: str | None) -> TestData:
         warnings.filterwarnings("ignore", category=FutureWarning, module="recbole")
         init_seed(config["seed"], config["reproducibility"])
         dataset = checked_dataset(config.entry.dataset_class)(config)
-        train, _, test = prepare_loaders(config, dataset)
+        loaders = prepare_loaders(config, dataset)
+    train, valid, test = (loader._dataset if loader else None for loader in loaders)
     fingerprint = data_fingerprint(Path(config["data_path"]), dataset)
     check_same_data(run.record.data, fingerprint, folder, same_files=True)
-    counts = training_item_counts(train._dataset, dataset.item_num).numpy()
-    return TestData(dataset.field2token_id[dataset.iid_field], counts, _lengths(train._dataset, test._dataset))
+    counts = training_item_counts(train, dataset.item_num).numpy()
+    return TestData(dataset.field2token_id[dataset.iid_field], counts, _lengths([train, valid], test))
 
 
-def _lengths(train: Any, test: Any) -> pd.Series:
-    """Items before the first target of each test row; of data without histories the user's training items."""
+def _lengths(before: Sequence[Any], test: Any) -> pd.Series:
+    """Items before the first target of each test row; of data without histories the user's items that are not tested.
+
+    Args:
+        before: the parts that train and validate; None for one that is empty.
+        test: the part that tests.
+    """
     examples, tokens = test.inter_feat, test.field2id_token[test.uid_field]
     users = np.asarray(examples[test.uid_field], dtype=np.int64)
     if isinstance(examples, ExampleRows):
@@ -187,5 +193,6 @@ def _lengths(train: Any, test: Any) -> pd.Series:
             return pd.Series(lengths, pd.RangeIndex(len(users), name="row"))
     else:
         users = np.unique(users)
-        lengths = np.bincount(np.asarray(train.inter_feat[test.uid_field]), minlength=test.user_num)[users]
+        parts = [np.asarray(part.inter_feat[test.uid_field]) for part in before if part is not None]
+        lengths = np.bincount(np.concatenate(parts), minlength=test.user_num)[users]
     return pd.Series(lengths, pd.Index(tokens[users].astype(str), name="user"))

@@ -264,6 +264,16 @@ def test_runs_that_do_not_go_with_an_analysis(runs: Runs, tmp_path: Path, capsys
     assert "small.item:1: no column 'class', which category_field names" in line
 
 
+def test_no_categories(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_interactions(tmp_path / "bare", "small")
+    line = refused(capsys, tmp_path / "out", "probing", f"--runs={runs['SASRecCE'].folder}", f"--data_path={data}")
+    file = data / "small" / "small.item"
+    assert (
+        line
+        == f"error: probing needs the items' categories, a column of {file} that category_field names; put it there"
+    )
+
+
 def test_groups_need_rows_of_one_test(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, plain = tmp_path / "out", runs["SASRecCE"].folder
     bare = quick_start.evaluate(plain, {"save_per_user": None}, output=tmp_path / "bare").folder
@@ -275,6 +285,22 @@ def test_groups_need_rows_of_one_test(runs: Runs, tmp_path: Path, capsys: pytest
     assert "one number between 0 and 1" in refused(capsys, folder, "groups", f"--runs={plain}", "--head_share=1")
     line = refused(capsys, folder, "groups", f"--runs={plain}", f"--data_path={tmp_path}")
     assert "small" in line
+
+
+def test_a_model_that_is_not_sequential(runs: Runs, tmp_path: Path) -> None:
+    """Its rows are in another order; the groups of length are those of histories, whichever data they are read from."""
+    keys = {key: KEYS[key] for key in ("use_gpu", "show_progress", "epochs", "topk", "valid_metric", "save_per_user")}
+    bpr = quick_start.run("BPR", "small", {**keys, "metrics": ["Hit", "NDCG"]}, data_path=runs.data, output=tmp_path)
+    tables = []
+    for number, folders in enumerate((f"{runs['SASRecCE'].folder} BPR={bpr.folder}", f"BPR={bpr.folder}")):
+        analyse("groups", tmp_path / str(number), f"--runs={folders}")
+        table = pd.read_csv(tmp_path / str(number) / "groups.csv")
+        tables.append(table[(table["run"] == "BPR") & (table["metric"] == "hit@5")].set_index(["grouping", "group"]))
+    beside, alone = tables
+    assert beside.loc[("all", "all"), "value"] == pytest.approx(bpr.test_result["hit@5"], abs=1e-6)
+    check_lengths(runs, beside.reset_index())
+    for column in ("rows", "least", "most"):
+        assert (alone.loc["history length"][column] == beside.loc["history length"][column]).all()
 
 
 def test_several_targets_a_row(runs: Runs, tmp_path: Path) -> None:
