@@ -139,5 +139,5 @@ def test_the_command_says_what_was_given() -> None:
         "recbole-diff benchmark suites/quick.yaml --data_path=sets --output=out --max_concurrent=2 --threads=1 "
         "--epochs=5 '--metrics=[\"Hit\"]' --cache_dir=cache '--note=a b'"
     )
-    plain = command_of("quick.yaml", {}, data_path=None, output="benchmark_runs", max_concurrent=1, threads=None)
+    plain = command_of("quick.yaml", {}, data_path=None, output="benchmark_runs", max_concurrent=None, threads=None)
     assert plain == "recbole-diff benchmark quick.yaml"
