@@ -22,7 +22,7 @@ from recbole_diffusion.reporting.page import write_report
 from recbole_diffusion.suites import searching
 from recbole_diffusion.suites.on_ray import Cluster, run_all_on_ray
 from recbole_diffusion.suites.performing import LOG, Outcome, Processes, logger_keys
-from recbole_diffusion.suites.plan import PlannedRun
+from recbole_diffusion.suites.plan import PlannedRun, data_files
 from recbole_diffusion.suites.plan_file import write_plan
 from recbole_diffusion.suites.report import command_of, suite_report
 from recbole_diffusion.suites.runner import Progress, RunQueue, locked, run_all
@@ -47,6 +47,7 @@ class SuiteResult:
         outcomes: how those ended that were made now.
         tables: the files of the tables.
         report: the page that says all of it.
+        total: of runs, candidates included.
     """
 
     suite: Suite
@@ -55,6 +56,7 @@ class SuiteResult:
     outcomes: tuple[Outcome, ...]
     tables: tuple[Path, ...]
     report: Path
+    total: int
 
     @property
     def missing(self) -> list[PlannedRun]:
@@ -70,7 +72,7 @@ class SuiteResult:
         failed = [outcome for outcome in self.outcomes if outcome.reason is not None]
         if failed:
             raise UserError(
-                f"{len(failed)} of {len(self.runs)} runs failed, the first: {failed[0].name}: {failed[0].reason}; the "
+                f"{len(failed)} of {self.total} runs failed, the first: {failed[0].name}: {failed[0].reason}; the "
                 f"others are kept in {self.folder} ({self.report.name} says which), the same command tries again"
             )
 
@@ -144,19 +146,21 @@ def benchmark(
         _refuse_workers(planned)
     _check_loggers(planned, place, given.origin)
     with messages(show_progress), _goes_on(), locked(folder) as lock:
-        _prepare_data(planned, place)
+        if _prepare_data(planned, place):
+            plan = SuitePlan(suite, folder, given)  # the data are part of what a run is, and were not there yet
         keep = () if lock is None else (lock,)
         plan.chosen.update(
             _searched(plan.searches.values(), place, keep, cluster.joined if cluster is not None else None)
         )
-        write_plan(folder, suite, plan.settled_runs())
         queue = RunQueue(plan.first_runs(), _tell, position=plan.position, then=plan.then, total=plan.total)
-        if cluster is not None:
-            outcomes = run_all_on_ray(queue, place, cluster, folder=folder, at_a_time=max_concurrent)
-        else:
-            outcomes = run_all(queue, place, at_a_time=max_concurrent or 1, keep=keep)
-        # a candidate that failed keeps its model's runs from being made
         write_plan(folder, suite, plan.settled_runs())
+        try:
+            if cluster is not None:
+                outcomes = run_all_on_ray(queue, place, cluster, folder=folder, at_a_time=max_concurrent)
+            else:
+                outcomes = run_all(queue, place, at_a_time=max_concurrent or 1, keep=keep)
+        finally:  # with what has been chosen; a candidate that failed keeps its model's runs from being made
+            write_plan(folder, suite, plan.settled_runs())
     return _result(plan, outcomes, command)
 
 
@@ -179,7 +183,7 @@ def _result(plan: SuitePlan, outcomes: Sequence[Outcome], command: str) -> Suite
         choices=tuple(plan.choices.values()),
         command=command,
     )
-    return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(files), write_report(report, folder))
+    return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(files), write_report(report, folder), plan.total)
 
 
 def _cluster(address: str | None, cpus: int | None, gpus: float | None, threads: int | None) -> Cluster | None:
@@ -235,16 +239,26 @@ def _goes_on() -> Iterator[None]:
         raise
 
 
-def _prepare_data(planned: Iterable[PlannedRun], place: Mapping[str, Any]) -> None:
+def _prepare_data(planned: Iterable[PlannedRun], place: Mapping[str, Any]) -> bool:
     """Read each dataset once, into the cache that its runs map into memory; not one whose runs are finished.
+
+    Returns:
+        whether one was downloaded.
 
     Raises:
         UserError: it is absent, or cannot be read.
     """
+    downloaded = False
     first = {run.dataset: run for run in planned if not run.finished}
     for run in first.values():
         logger.info("data of %s", run.dataset)
-        prepare_data(RunConfig(run.model, run.dataset, (), {**run.keys, **place, "preset": run.preset}))
+        config = RunConfig(run.model, run.dataset, (), {**run.keys, **place, "preset": run.preset})
+        there = bool(data_files(str(config["data_path"])))
+        prepare_data(config)
+        downloaded = downloaded or not there
+    if downloaded:
+        data_files.cache_clear()
+    return downloaded
 
 
 def _searched(

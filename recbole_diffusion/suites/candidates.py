@@ -28,7 +28,7 @@ class Choice:
 
     Attributes:
         label, dataset: whose.
-        runs: one a candidate, in their order.
+        runs: one a candidate, in their order; of those that keys of the command line make alike, the first.
         values: what each candidate is.
     """
 
@@ -69,14 +69,13 @@ def plan_choice(suite: Suite, model: SuiteModel, dataset: str, *, output: Path, 
     Raises:
         UserError: a candidate's configuration is refused; with file and line.
     """
-    runs = [
+    found: dict[Path, tuple[PlannedRun, dict[str, Any]]] = {}
+    for values in model.candidates:
+        run = plan_run(suite, model, dataset, model.seeds[0], output=output, given=given, searched=values)
         # what is not chosen is not ranked again
-        dataclasses.replace(
-            plan_run(suite, model, dataset, model.seeds[0], output=output, given=given, searched=values), evaluations={}
-        )
-        for values in model.candidates
-    ]
-    return Choice(model.label, dataset, tuple(runs), model.candidates)
+        found.setdefault(run.place, (dataclasses.replace(run, evaluations={}), values))
+    runs, different = zip(*found.values(), strict=True)
+    return Choice(model.label, dataset, runs, different)
 
 
 def _result(run: PlannedRun) -> dict[str, Any]:

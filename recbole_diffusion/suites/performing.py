@@ -135,8 +135,8 @@ def perform(
     place = {key: value for key, value in place.items() if key not in LOGGER_KEYS}
     folder = run.run_folder
     if folder is None:
-        head = {"model": run.model, "dataset": run.dataset, "preset": run.preset, **run.keys, **place, **logged}
-        text = yaml.safe_dump({key: value for key, value in head.items() if value is not None}, sort_keys=False)
+        head = {"model": run.model, "dataset": run.dataset, **({"preset": run.preset} if run.preset else {})}
+        text = yaml.safe_dump({**head, **run.keys, **place, **logged}, sort_keys=False)
         write_text_atomically(run.place / ASKED, f"# {run.name}\n{text}")
         words = ["run", f"--config_files='{run.place / ASKED}'", f"--output={run.place}"]
     else:

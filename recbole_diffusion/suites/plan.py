@@ -55,7 +55,7 @@ class PlannedRun:
         preset: `paper` or None.
         keys: what its configuration is given, above defaults and preset.
         place: its folder.
-        evaluations: names and keys of the further evaluations of its checkpoint.
+        evaluations: names and keys, as they are resolved, of the further evaluations of its checkpoint.
     """
 
     label: str
@@ -88,9 +88,14 @@ class PlannedRun:
         return self.place / "evaluations" / slug(name)
 
     def evaluation_folder(self, name: str) -> Path | None:
-        """The folder of a finished evaluation; None before."""
-        folder = newest_run(self.evaluation_place(name))
-        return folder if folder is not None and (folder / "result.json").is_file() else None
+        """The folder of a finished evaluation with the keys that it has now, the newest; None before."""
+        wanted = results_of(self.evaluations[name])
+        made = (path.parent for path in self.evaluation_place(name).glob("*/result.json"))
+        for folder in sorted(made, key=lambda path: path.name, reverse=True):
+            stored = _stored(folder / "config.yaml")
+            if all(key in stored and stored[key] == value for key, value in wanted.items()):
+                return folder
+        return None
 
     def missing_evaluations(self) -> list[str]:
         """Names of the evaluations that are still to be made."""
@@ -129,11 +134,20 @@ def plan_run(
     if model.preset is not None and "preset" not in given:
         overrides["preset"] = model.preset
     config = _checked(model, dataset, overrides, suite)
+    if model.candidates and config["eval_step"] == 0:
+        raise UserError(
+            f"{suite.lines.get(('models', model.label, 'candidates'), str(suite.file))}: candidates are chosen on "
+            f"validation, but eval_step is 0 ({config.origin('eval_step')}); give it 1 or more"
+        )
+    evaluations = {}
     for name, keys in suite.evaluations.items():
-        changed = Overrides({**overrides, **keys}, origin=suite.lines.get(("evaluations", name), str(suite.file)))
-        changed.origins = {**overrides.origins, **{k: suite.lines["evaluations", name, k] for k in keys}}
+        where = suite.lines.get(("evaluations", name), str(suite.file))
+        changed = Overrides({**overrides, **keys}, origin=where)
+        changed.origins = {**overrides.origins, **{k: suite.lines.get(("evaluations", name, k), where) for k in keys}}
         evaluated = _checked(model, dataset, changed, suite)
         refuse_other_training_rows(evaluated, config.to_plain(), f"{model.label} (evaluation '{name}')")
+        resolved = evaluated.to_plain()
+        evaluations[name] = {key: resolved.get(key, value) for key, value in keys.items()}
     keys = {key: value for key, value in overrides.items() if key != "preset"}
     name = f"seed-{seed}-{_digest(config, config.preset, keys)}"
     return PlannedRun(
@@ -144,7 +158,7 @@ def plan_run(
         preset=config.preset,
         keys=keys,
         place=_free(output / "runs" / slug(dataset) / slug(model.label), name, results_of(config.to_plain())),
-        evaluations=suite.evaluations,
+        evaluations=evaluations,
     )
 
 
@@ -205,6 +219,12 @@ def _free(folder: Path, name: str, config: Mapping[str, Any]) -> Path:
         if all(stored[key] == value for key, value in config.items() if key in stored):
             return place
     raise UserError(f"{folder} holds 999 runs named {name}; move some away")
+
+
+@lru_cache(maxsize=4096)
+def _stored(file: Path) -> dict[str, Any]:
+    """The keys of a finished evaluation, which do not change any more; none where there is no such file."""
+    return dict(read_yaml(file).values) if file.is_file() else {}
 
 
 @lru_cache(maxsize=64)

@@ -47,7 +47,9 @@ def test_figures_of_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             write_run(place / "run", [epoch(1, 1.0, valid)], model="DiffuRec", seed=seed, test=test, valid=valid)
             runs.append(PlannedRun(f"n_layers={value}", "small", seed, "DiffuRec", None, {}, place))
     (tmp_path / "any.yaml").write_text("datasets: [small]\nmodels: {DiffuRec: }\n", encoding="utf-8")
-    result = SuiteResult(read_suite(tmp_path / "any.yaml"), tmp_path, tuple(runs), (), (), tmp_path / "report.html")
+    result = SuiteResult(
+        read_suite(tmp_path / "any.yaml"), tmp_path, tuple(runs), (), (), tmp_path / "report.html", len(runs)
+    )
     request = Request({}, Overrides(), tmp_path)
     found = sensitivity._findings(grid, request, ["n_layers"], ["ndcg@10"], result)
 

@@ -51,7 +51,7 @@ def test_states_and_searches(tmp_path: Path) -> None:
     suite, folder = read_suite(tmp_path / "states.yaml"), tmp_path / "out"
     runs = [planned(folder, seed) for seed in (1, 2, 3, 4)]
     make_run(runs[0].place / "a", "DMI", 1, {"hit@10": 0.25})
-    make_run(runs[0].evaluation_place("seen") / "a", "DMI", 1, {"hit@10": 0.5})
+    make_run(runs[0].evaluation_place("seen") / "a", "DMI", 1, {"hit@10": 0.5}, config="filter_seen: true\n")
     make_run(runs[1].place / "a", "DMI", 2, {"hit@10": 0.35})
     make_run(runs[2].place / "a", "DMI", 3, None)
     search = PlannedSearch(suite.models[0], "toy", {}, folder / "searches" / "toy" / "DMI-1")

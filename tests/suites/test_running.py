@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,13 @@ import yaml
 
 from recbole_diffusion import quick_start
 from recbole_diffusion.command_line import main
+from recbole_diffusion.config import RunConfig
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.benchmark import SuiteResult, benchmark
-from recbole_diffusion.suites.runner import locked
+from recbole_diffusion.suites.performing import Outcome
+from recbole_diffusion.suites.plan import data_files
+from recbole_diffusion.suites.plan_file import read_plan
+from recbole_diffusion.suites.runner import RunQueue, locked
 
 TEXT = """\
 about: a small one
@@ -156,6 +161,72 @@ def test_a_run_that_fails_stands_alone(tmp_path: Path, small_data: Path, capsys:
     page = (tmp_path / "out" / "tiny" / "report.html").read_text(encoding="utf-8")
     assert "broken on small, seed 1" in page and "<strong>failed</strong>, " in page and "NaN" in page
     assert "1 of 2 runs finished" in page
+
+
+def test_a_candidate_that_fails_is_one_of_all(
+    tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(queue: RunQueue, *_: object, **__: object) -> list[Outcome]:
+        while queue:
+            planned = queue.pop()
+            queue.end(planned, Outcome(planned.name, 1.0, "no memory"))
+        return queue.ended
+
+    monkeypatch.setattr("recbole_diffusion.suites.benchmark.run_all", fail)
+    text = ALONE.replace("{settings: {inner_size: 8}}", "{candidates: {dropout_prob: [0.1, 0.2]}}")
+    result = run(tmp_path, small_data, text)
+    assert not result.runs
+    with pytest.raises(UserError, match=r"^2 of 3 runs failed, the first: SASRecCE on small, seed 1: no memory"):
+        result.check()
+
+
+def test_what_was_chosen_before_an_interruption_is_in_the_plan(
+    tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(queue: RunQueue, *_: object, **__: object) -> list[Outcome]:
+        for score in (0.2, 0.1):
+            made = queue.pop()
+            (made.place / "run").mkdir(parents=True)
+            (made.place / "run" / "config.yaml").write_text("epochs: 2\n", encoding="utf-8")
+            facts = {"best_valid_score": score, "valid_metric": "NDCG@10"}
+            (made.place / "run" / "result.json").write_text(json.dumps(facts), encoding="utf-8")
+            queue.end(made, Outcome(made.name, 1.0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recbole_diffusion.suites.benchmark.run_all", interrupt)
+    text = ALONE.replace("seeds: 1", "seeds: [1, 2]")
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            tmp_path,
+            small_data,
+            text.replace("{settings: {inner_size: 8}}", "{candidates: {dropout_prob: [0.1, 0.2]}}"),
+        )
+    assert [(one.seed, one.keys["dropout_prob"]) for one in read_plan(tmp_path / "out" / "tiny")] == [
+        (1, 0.1),
+        (2, 0.1),
+    ]
+
+
+def test_runs_on_data_that_were_downloaded_first_are_found_again(
+    tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(config: RunConfig) -> None:
+        shutil.copytree(small_data, tmp_path / "data", dirs_exist_ok=True)
+
+    monkeypatch.setattr("recbole_diffusion.suites.benchmark.prepare_data", download)
+    monkeypatch.setattr("recbole_diffusion.suites.benchmark.run_all", lambda *_, **__: [])
+    text = ALONE + "  gSASRec: {candidates: {dropout_prob: [0.1, 0.2]}}\n"
+    first = run(tmp_path, tmp_path / "data", text)
+    places: list[Path] = []
+
+    def note(queue: RunQueue, *_: object, **__: object) -> list[Outcome]:
+        places.extend(one.place for one in queue.waiting)
+        return []
+
+    monkeypatch.setattr("recbole_diffusion.suites.benchmark.run_all", note)
+    data_files.cache_clear()
+    assert run(tmp_path, tmp_path / "data", text).runs == first.runs
+    assert first.runs and len(places) == 3
 
 
 def start(file: Path, data: Path, output: Path) -> subprocess.Popen[bytes]:

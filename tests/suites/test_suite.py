@@ -14,7 +14,8 @@ from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.config_protocols import protocol_facts
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.candidates import plan_choice
-from recbole_diffusion.suites.plan import plan_run, slug
+from recbole_diffusion.suites.performing import Processes, perform
+from recbole_diffusion.suites.plan import PlannedRun, plan_run, slug
 from recbole_diffusion.suites.plan_file import SUITE_FILE, read_plan, write_plan
 from recbole_diffusion.suites.searching import PlannedSearch, plan_search
 from recbole_diffusion.suites.suite import Suite, read_suite
@@ -307,3 +308,55 @@ def test_the_honest_suite_tries_as_many_configurations_of_every_model() -> None:
             assert inside, f"{model.label}: {key} {value} is not among {domain}"
         spread = {"item_init_std", "initializer_range"} & {*model.candidates[0]}
         assert spread or model.model == "GRU4Rec"
+
+
+def test_a_key_that_is_given_as_none_reaches_its_run(tmp_path: Path) -> None:
+    """DreamRec's spread is 1.0 by default, and ~ is another one."""
+    suite = suite_of(tmp_path, "datasets: [small]\nmodels:\n  DreamRec: {settings: {item_init_std: ~}}\n")
+    run = plan_run(suite, *next(suite.rows()), output=tmp_path, given={})
+    processes = Processes()
+    processes.stopped = True  # nothing starts
+    assert perform(run, {"data_path": str(tmp_path)}, processes).interrupted
+    config = RunConfig(config_files=[run.place / "asked.yaml"])
+    assert config["item_init_std"] is None and config["data_path"].startswith(str(tmp_path))
+    assert config.to_plain() == RunConfig("DreamRec", "small", (), {**run.keys, "data_path": str(tmp_path)}).to_plain()
+
+
+def test_an_evaluation_with_other_keys_is_made_anew(tmp_path: Path) -> None:
+    def run(keys: str) -> PlannedRun:
+        suite = suite_of(tmp_path, GOOD.replace("{filter_seen: True}", keys))
+        return plan_run(suite, *next(suite.rows()), output=tmp_path, given={})
+
+    name, first = "without seen items", run("{filter_seen: True}")
+    for number, keys in enumerate(("{filter_seen: True, topk: 10}", "{filter_seen: True, topk: [10, 50]}")):
+        assert run(keys).place == first.place and run(keys).missing_evaluations() == [name]
+        made = first.evaluation_place(name) / f"evaluate-{number}"
+        made.mkdir(parents=True)
+        (made / "config.yaml").write_text(f"filter_seen: true\ntopk: {[10, 50][: number + 1]}\n", encoding="utf-8")
+        assert run(keys).missing_evaluations() == [name]  # not finished
+        (made / "result.json").write_text("{}", encoding="utf-8")
+        assert run(keys).evaluation_folder(name) == made
+    back = run("{filter_seen: True, topk: 10}")
+    assert back.evaluation_folder(name) == first.evaluation_place(name) / "evaluate-0"
+
+
+def test_an_evaluation_may_have_the_keys_of_another_mapping(tmp_path: Path) -> None:
+    text = GOOD.replace("{filter_seen: True}", "&seen {filter_seen: True}\n  more: {<<: *seen, topk: 10}")
+    assert planned(suite_of(tmp_path, text)).evaluations["more"] == {"filter_seen": True, "topk": [10]}
+    with pytest.raises(UserError, match=r"unknown key 'filter_sen' .*mine\.yaml:14"):
+        planned(suite_of(tmp_path, text.replace("{filter_seen", "{filter_sen")))
+
+
+def test_candidates_that_the_command_line_makes_alike_are_one(tmp_path: Path) -> None:
+    text = GOOD.replace("    seeds: 7", "    candidates: {num_steps: [8, 16], mask_mode: [key, query]}")
+    suite = suite_of(tmp_path, text)
+    choice = plan_choice(suite, suite.models[1], "small", output=Path("out"), given={"mask_mode": "query"})
+    assert len({run.place for run in choice.runs}) == len(choice.runs) == len(choice.values) == 2
+    assert [run.keys["num_steps"] for run in choice.runs] == [values["num_steps"] for values in choice.values]
+
+
+def test_candidates_need_validation(tmp_path: Path) -> None:
+    text = GOOD.replace("    seeds: 7", "    candidates: {num_steps: [8, 16]}").replace("epochs: 1", "eval_step: 0")
+    suite = suite_of(tmp_path, text)
+    with pytest.raises(UserError, match=r"mine\.yaml:11: candidates are .* but eval_step is 0 \(.*mine\.yaml:4\)"):
+        plan_choice(suite, suite.models[1], "small", output=Path("out"), given={})
