@@ -122,8 +122,8 @@ def check_variants(grid: Grid, request: Request) -> RunConfig:
         UserError: a key of the command line that is varied, or a configuration that is refused.
     """
     given = request.config
-    if "seed" in given:
-        raise UserError("--seed: a grid has several; give --seeds=[1,2,3]")
+    if "seed" in given or any("seed" in variant.settings for variant in grid.variants):
+        raise UserError("seed: a grid has several, and every value is trained with each; give --seeds=[1,2,3]")
     for variant in grid.variants:
         for key in variant.settings:
             if key in given:

@@ -247,7 +247,9 @@ def _search(search: SearchReport, folder: Path) -> dict[str, Any]:
                     NOTHING if trial.seconds is None else duration(trial.seconds),
                     trial.state,
                 ],
-                "chosen": trial.values == search.chosen,
+                # what a search's space fixes for all trials is chosen too, and no trial's own
+                "chosen": search.chosen is not None
+                and all(key in search.chosen and search.chosen[key] == value for key, value in trial.values.items()),
                 "folder": link(trial.folder, folder) + "/" if trial.folder else "",
             }
             for trial in search.trials[:MOST_TRIALS]

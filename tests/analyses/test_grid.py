@@ -74,7 +74,8 @@ def test_values_that_are_none(text: str, message: str) -> None:
         (["n_layerz"], "[1]", {}, r"^unknown key 'n_layerz' \(--values\); did you mean 'n_layers'"),
         (["n_layers"], "[1, many]", {}, r"n_layers must be an integer.*got 'many' \(--values\)"),
         (["n_layers"], "[1]", {"n_layers": 2}, "^--n_layers is what sensitivity varies"),
-        (["n_layers"], "[1]", {"seed": 2}, r"^--seed: a grid has several; give --seeds=\[1,2,3\]"),
+        (["n_layers"], "[1]", {"seed": 2}, r"^seed: a grid has several, .*; give --seeds=\[1,2,3\]"),
+        (["seed"], "[1, 2]", {}, r"^seed: a grid has several, .*; give --seeds=\[1,2,3\]"),
         (["n_layers"], "[1]", {"epochz": 2}, r"^unknown key 'epochz' \(command line\)"),
     ],
 )

@@ -18,7 +18,7 @@ from ..benchmarking.folders import make_run
 
 SWEEP = {
     "metric": "NDCG@10",
-    "space": {"n_layers": {"choice": [1, 2]}},
+    "space": {"n_layers": {"choice": [1, 2]}, "eval_step": 5},
     "best": {"trial": "00001"},
     "trials": [
         {"trial": "00001", "state": "finished", "score": 0.125, "best_epoch": 4, "epochs": 6, "seconds": 12.5,
@@ -86,8 +86,9 @@ def test_states_and_searches(tmp_path: Path) -> None:
     # 25 and 35 % over the two that are trained, 50 % of the one that is evaluated
     assert "30.00 " in page and "± 7.07" in page and "50.00" in page
     assert "1 of 4 runs finished" in page and "trained, but not evaluated seen: no memory" in page
-    assert "1 of 2 configurations have a validation score, NDCG@10. Chosen: <code>n_layers: 2</code>" in page
+    assert "1 of 2 configurations have a validation score, NDCG@10. Chosen: <code>eval_step: 5</code>, " in page
     assert "failed: the loss is NaN" in page
+    assert page.count("<strong>chosen</strong>") == 1  # although the space fixes a key that no trial drew
     assert 'href="searches/toy/DMI-1/sweep/"' in page
 
 
