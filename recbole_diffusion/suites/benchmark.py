@@ -99,7 +99,7 @@ def benchmark(
         data_path: folder of the datasets.
         output: where the suite's folder is made, named as the file.
         max_concurrent: runs at a time; None for one, on Ray for as many as there is room for.
-        threads: CPU threads of a run; its share of the cores when None.
+        threads: CPU threads of a run; the key `num_threads`, or else its share of the cores, when None.
         ray_address: of a Ray cluster whose machines all see `output` and `data_path`, or ``local`` to start Ray on this
             machine; None makes the runs without Ray.
         cpus_per_run: on Ray, CPU cores and threads of a run; `threads`, or 1, when None.
@@ -123,7 +123,8 @@ def benchmark(
     place: dict[str, Any] = {key: given.pop(key) for key in kept if key in given}
     if "data_path" in given:
         place["data_path"] = given["data_path"]
-    own = cluster.cpus_per_run if cluster is not None else threads or max(cores() // (max_concurrent or 1), 1)
+    own = threads or given.get("num_threads") or max(cores() // (max_concurrent or 1), 1)
+    own = own if cluster is None else cluster.cpus_per_run
     place.update(num_threads=own, show_progress=False)
     command = command_of(
         file,

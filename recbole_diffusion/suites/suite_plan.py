@@ -56,7 +56,7 @@ class SuitePlan:
         }
 
     def runs(self) -> tuple[PlannedRun, ...]:
-        """Every run of the tables, with what has been chosen so far.
+        """Every run of the tables, with what has been chosen so far; of a model with candidates none before that.
 
         Raises:
             UserError: a configuration is refused; with file and line.
@@ -72,11 +72,12 @@ class SuitePlan:
                 searched=self.chosen.get((model.label, dataset)),
             )
             for model, dataset, seed in self.suite.rows()
+            if (model.label, dataset) not in self.choices or (model.label, dataset) in self.chosen
         )
 
     def settled_runs(self) -> tuple[PlannedRun, ...]:
         """The runs of the tables that do not wait for a choice."""
-        waiting = ({*self.searches} | {*self.choices}) - {*self.chosen}
+        waiting = {*self.searches} - {*self.chosen}
         return tuple(run for run in self.runs() if (run.label, run.dataset) not in waiting)
 
     def candidates(self) -> list[PlannedRun]:

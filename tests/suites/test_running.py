@@ -19,6 +19,7 @@ from recbole_diffusion import quick_start
 from recbole_diffusion.command_line import main
 from recbole_diffusion.config import RunConfig
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.ray_session import cores
 from recbole_diffusion.suites.benchmark import SuiteResult, benchmark
 from recbole_diffusion.suites.performing import Outcome
 from recbole_diffusion.suites.plan import data_files
@@ -178,6 +179,22 @@ def test_a_candidate_that_fails_is_one_of_all(
     assert not result.runs
     with pytest.raises(UserError, match=r"^2 of 3 runs failed, the first: SASRecCE on small, seed 1: no memory"):
         result.check()
+
+
+def test_threads_may_be_given_as_the_key_of_a_run(
+    tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+
+    def note(queue: RunQueue, place: dict[str, object], **__: object) -> list[Outcome]:
+        told.append(place["num_threads"])
+        return []
+
+    monkeypatch.setattr("recbole_diffusion.suites.benchmark.run_all", note)
+    for keys, threads in (({"num_threads": 7}, None), ({"num_threads": 7}, 3), ({}, None)):
+        file, share = write(tmp_path, ALONE), max(cores() // 9, 1)
+        benchmark(file, keys, data_path=small_data, output=tmp_path, threads=threads, max_concurrent=9)
+    assert told == [7, 3, share]
 
 
 def test_what_was_chosen_before_an_interruption_is_in_the_plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from recbole_diffusion.suites.plan import PlannedRun, plan_run, slug
 from recbole_diffusion.suites.plan_file import SUITE_FILE, read_plan, write_plan
 from recbole_diffusion.suites.searching import PlannedSearch, plan_search
 from recbole_diffusion.suites.suite import Suite, read_suite
+from recbole_diffusion.suites.suite_plan import SuitePlan
 from recbole_diffusion.tuning.search_space import read
 
 SUITES = Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
@@ -360,3 +362,28 @@ def test_candidates_need_validation(tmp_path: Path) -> None:
     suite = suite_of(tmp_path, text)
     with pytest.raises(UserError, match=r"mine\.yaml:11: candidates are .* but eval_step is 0 \(.*mine\.yaml:4\)"):
         plan_choice(suite, suite.models[1], "small", output=Path("out"), given={})
+
+
+def test_a_model_need_not_be_one_without_its_candidates(tmp_path: Path) -> None:
+    text = "datasets: [small]\nsettings: {valid_metric: NDCG@50}\nmodels:\n"
+    text += "  SASRecCE: {candidates: {topk: [[50], [5, 50]]}}\n"
+    plan = SuitePlan(suite_of(tmp_path, text), tmp_path / "out", {})
+    assert [run.keys["topk"] for run in plan.first_runs()] == [[50], [5, 50]]
+    assert plan.settled_runs() == () and plan.total == 3
+
+
+def test_an_evaluation_runs_on_the_suites_device(tmp_path: Path) -> None:
+    class Noted(Processes):
+        def call(self, words: Sequence[str], log: Path, **_: object) -> int:
+            calls.append(list(words))
+            return 0
+
+    calls: list[list[str]] = []
+    suite = suite_of(tmp_path, GOOD.replace("{epochs: 1}", "{epochs: 1, use_gpu: False}"))
+    run = plan_run(suite, *next(suite.rows()), output=tmp_path, given={})
+    (run.place / "made").mkdir(parents=True)
+    for name in ("config.yaml", "result.json"):
+        (run.place / "made" / name).write_text("{}", encoding="utf-8")
+    assert perform(run, {"data_path": "data"}, Noted()).reason is None
+    assert calls[0][0] == "evaluate" and "--use_gpu=false" in calls[0]
+    assert perform(run, {"use_gpu": True}, Noted()).reason is None and "--use_gpu=true" in calls[1]  # the machine's say
