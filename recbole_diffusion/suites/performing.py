@@ -132,7 +132,8 @@ def perform(
     if threads:
         environment.update(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
     logged = logger_keys(run, place)
-    device = {key: run.keys[key] for key in ("use_gpu", "gpu_id") if key in run.keys}  # no evaluation keeps its run's
+    # an evaluation does not take its run's device over
+    device: dict[str, Any] = {key: run.keys[key] for key in ("use_gpu", "gpu_id") if key in run.keys}
     place = {**device, **{key: value for key, value in place.items() if key not in LOGGER_KEYS}}
     folder = run.run_folder
     if folder is None:

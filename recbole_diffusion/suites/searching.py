@@ -15,12 +15,14 @@ from typing import Any
 
 import yaml
 
+from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.performing import Processes, reason
 from recbole_diffusion.suites.plan import data_files, layered, plan_run, results_of, slug
 from recbole_diffusion.suites.suite import Suite, SuiteModel
 from recbole_diffusion.training.checkpoint import write_text_atomically
+from recbole_diffusion.tuning.search_space import read
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,44 @@ def plan_search(
     """Resolve and check a model's search on a dataset.
 
     Raises:
-        UserError: the configuration without what is searched is refused.
+        UserError: the configuration without what is searched is refused, or, before the sweep has begun, its space.
     """
     assert model.search is not None
     seed = model.seeds[0]
     plan_run(suite, model, dataset, seed, output=output, given=given)
     keys = dict(layered(suite, model, dataset, given))
     keys.update(model.search.settings, seed=seed)
-    space = yaml.safe_load(model.search.space.read_text(encoding="utf-8"))
+    space = _plain(model.search.space)
     data = data_files(str(Path(str(given.get("data_path", "dataset"))) / dataset))
     facts = [model.model, model.preset, dataset, results_of(keys), space, model.search.num_trials, data]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    return PlannedSearch(model, dataset, keys, output / "searches" / slug(dataset) / f"{slug(model.label)}-{digest}")
+    place = output / "searches" / slug(dataset) / f"{slug(model.label)}-{digest}"
+    search = PlannedSearch(model, dataset, keys, place)
+    if search.sweep() is None:
+        preset = {"preset": model.preset} if model.preset is not None and "preset" not in keys else {}
+        base = Overrides({**keys, **preset}, origin=str(suite.file))
+        read(model.search.space).check(lambda values: _refusal(search, base, values))
+    return search
+
+
+def _plain(space: Path) -> Any:
+    """What a search space's file says, whatever its comments; its text where it is no plain YAML."""
+    text = space.read_text(encoding="utf-8")
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _refusal(search: PlannedSearch, base: Overrides, values: Mapping[str, Any]) -> UserError | None:
+    """What a trial with these values is refused with; None where it is taken."""
+    tried = Overrides({**base, **values}, origin=base.origin)
+    tried.origins = {**base.origins, **getattr(values, "origins", {})}
+    try:
+        RunConfig(search.model.model, search.dataset, (), tried)
+    except UserError as error:
+        return error
+    return None
 
 
 def make(

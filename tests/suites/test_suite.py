@@ -387,3 +387,20 @@ def test_an_evaluation_runs_on_the_suites_device(tmp_path: Path) -> None:
     assert perform(run, {"data_path": "data"}, Noted()).reason is None
     assert calls[0][0] == "evaluate" and "--use_gpu=false" in calls[0]
     assert perform(run, {"use_gpu": True}, Noted()).reason is None and "--use_gpu=true" in calls[1]  # the machine's say
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("learning_rate: {uniform: [0.1,\n", r"space\.yaml:2: not valid YAML"),
+        ("learning_rate: {unifrm: [0.1, 1]}\n", r"space\.yaml:1: .*unifrm"),
+        ("learning_rate: 0.1\n", r"space\.yaml searches nothing"),
+        ("learning_ratee: {uniform: [0.1, 1]}\n", r"unknown key 'learning_ratee' \(.*space\.yaml:1\)"),
+        ("epochs: {choice: [1, 0]}\n", r"epochs must be .* got 0 \(.*space\.yaml:1\)"),
+    ],
+)
+def test_a_wrong_search_space_is_said_before_anything_starts(tmp_path: Path, space: str, message: str) -> None:
+    (tmp_path / "space.yaml").write_text(space, encoding="utf-8")
+    suite = suite_of(tmp_path, "datasets: [small]\nmodels:\n  SASRecCE: {search: {space: space.yaml}}\n")
+    with pytest.raises(UserError, match=message):
+        SuitePlan(suite, tmp_path / "out", {})
