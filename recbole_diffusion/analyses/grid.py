@@ -222,7 +222,7 @@ def write_suite(grid: Grid, request: Request, reference: str | None) -> Path:
         "published": published,
     }
     lines = [f"# Written by `recbole-diff analyse {grid.name}`, which writes it anew. To change and repeat it:"]
-    lines.append("# recbole-diff benchmark THIS_FILE --output=ITS_FOLDER finds the finished runs again.")
+    lines.append("# recbole-diff benchmark THIS_FILE --output=ITS_FOLDER --data_path=FOLDER finds finished runs again.")
     lines += [f"# Not trained: {value}: {reason}" for value, reason in grid.refused.items()]
     text = yaml.safe_dump({key: value for key, value in facts.items() if value}, sort_keys=False, allow_unicode=True)
     file = request.output / f"{grid.name}.yaml"
