@@ -72,8 +72,9 @@ def plan_choice(suite: Suite, model: SuiteModel, dataset: str, *, output: Path, 
     found: dict[Path, tuple[PlannedRun, dict[str, Any]]] = {}
     for values in model.candidates:
         run = plan_run(suite, model, dataset, model.seeds[0], output=output, given=given, searched=values)
+        words = ", ".join(f"{key} {value}" for key, value in values.items())
         # what is not chosen is not ranked again
-        found.setdefault(run.place, (dataclasses.replace(run, evaluations={}), values))
+        found.setdefault(run.place, (dataclasses.replace(run, evaluations={}, candidate=words), values))
     runs, different = zip(*found.values(), strict=True)
     return Choice(model.label, dataset, runs, different)
 

@@ -66,11 +66,13 @@ class PlannedRun:
     keys: dict[str, Any]
     place: Path
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    candidate: str = ""
 
     @property
     def name(self) -> str:
         """In words."""
-        return f"{self.label} on {self.dataset}, seed {self.seed}"
+        candidate = f", candidate {self.candidate}" if self.candidate else ""
+        return f"{self.label} on {self.dataset}, seed {self.seed}{candidate}"
 
     @property
     def run_folder(self) -> Path | None:

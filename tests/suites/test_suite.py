@@ -112,6 +112,12 @@ def test_a_wrong_candidate_is_said_with_its_line(tmp_path: Path) -> None:
         plan_choice(suite, suite.models[1], "small", output=Path("out"), given={})
 
 
+def test_messages_tell_candidates_apart(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD.replace("    seeds: 7", "    candidates: {num_steps: [8, 16]}"))
+    names = [run.name for run in plan_choice(suite, suite.models[1], "small", output=Path("out"), given={}).runs]
+    assert names == [f"DiffuRec without diffusion on small, seed 1, candidate num_steps {steps}" for steps in (8, 16)]
+
+
 def test_all_seeds_of_a_model_can_come_first(tmp_path: Path) -> None:
     text = GOOD.replace("time_limit: 60", "order: models").replace("seeds: 7", "seeds: [2, 7]")
     rows = [(model.label[:8], dataset, seed) for model, dataset, seed in suite_of(tmp_path, text).rows()]
