@@ -1,7 +1,7 @@
 """A model's configuration, chosen among listed ones: each is a run with the first seed, the best on validation wins.
 
-The winner's run is the first seed's run of the table, so nothing is trained twice. The test rows decide nothing: a
-candidate's test metrics lie in its folder and are not read.
+The winner's run is the first seed's run of the table, or where candidates had less time that run goes on from it, so
+nothing is trained twice. The test rows decide nothing: a candidate's test metrics lie in its folder and are not read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,18 @@ class Choice:
         """The best validation score of each candidate; None where it has none (yet)."""
         return [_score(run) for run in self.runs]
 
-    def chosen(self) -> dict[str, Any] | None:
-        """The best candidate, the first of equal ones; None while one is not finished.
+    def chosen(self, failed: Collection[Path] = ()) -> dict[str, Any] | None:
+        """The best candidate, the first of equal ones; None while one is still to be made, or where all have failed.
+
+        Args:
+            failed: the folders of those that failed; they are not waited for.
 
         Raises:
             UserError: no candidate has a validation score.
         """
-        if not all(_result(run) for run in self.runs):
+        made = [bool(_result(run)) for run in self.runs]
+        settled = all(done or run.place in failed for done, run in zip(made, self.runs, strict=True))
+        if not settled or not any(made):
             return None
         best: tuple[float, dict[str, Any]] | None = None
         for run, score, values in zip(self.runs, self.scores(), self.values, strict=True):
@@ -62,6 +67,10 @@ class Choice:
             )
         return best[1]
 
+    def run_of(self, values: Mapping[str, Any]) -> PlannedRun:
+        """The run of a candidate."""
+        return self.runs[self.values.index(dict(values))]
+
 
 def plan_choice(suite: Suite, model: SuiteModel, dataset: str, *, output: Path, given: Mapping[str, Any]) -> Choice:
     """Resolve and check the candidates of a model on a dataset.
@@ -70,8 +79,11 @@ def plan_choice(suite: Suite, model: SuiteModel, dataset: str, *, output: Path, 
         UserError: a candidate's configuration is refused; with file and line.
     """
     found: dict[Path, tuple[PlannedRun, dict[str, Any]]] = {}
+    limit = suite.candidates_time_limit
     for values in model.candidates:
-        run = plan_run(suite, model, dataset, model.seeds[0], output=output, given=given, searched=values)
+        run = plan_run(
+            suite, model, dataset, model.seeds[0], output=output, given=given, searched=values, time_limit=limit
+        )
         words = ", ".join(f"{key} {value}" for key, value in values.items())
         # what is not chosen is not ranked again
         found.setdefault(run.place, (dataclasses.replace(run, evaluations={}, candidate=words), values))

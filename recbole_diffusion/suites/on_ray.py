@@ -137,7 +137,11 @@ def _all(ray: Any, task: Any, queue: RunQueue, told: _Place, *, at_a_time: int |
         while queue or running:
             while queue and (at_a_time is None or len(running) < at_a_time):
                 run = queue.pop()
-                absolute = dataclasses.replace(run, place=run.place.absolute())
+                absolute = dataclasses.replace(
+                    run,
+                    place=run.place.absolute(),
+                    goes_on_from=None if run.goes_on_from is None else run.goes_on_from.absolute(),
+                )
                 running[task.options(name=run.name).remote(absolute, told)] = run
             ready, _ = ray.wait(list(running), timeout=1.0)
             for reference in ready:
@@ -161,6 +165,7 @@ def _outcome(ray: Any, reference: Any, run: PlannedRun, began: float) -> Outcome
         reason = (
             f"its worker was lost ({first_line(error)}); the run goes on from its last epoch when it is tried again"
         )
+        run.note_failure(reason)
         return Outcome(run.name, time.monotonic() - began, reason)
     return outcome
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from typing import Any
 
 import yaml
 
+from recbole_diffusion.config_files import read_yaml
 from recbole_diffusion.config_keys import LOGGER_KEYS
-from recbole_diffusion.suites.plan import PlannedRun
+from recbole_diffusion.suites.plan import FAILED, PlannedRun, newest_run
 from recbole_diffusion.training.checkpoint import write_text_atomically
+from recbole_diffusion.training.run_folder import RunFolder
 
 LOG = "log.txt"
 ASKED = "asked.yaml"
@@ -135,7 +138,8 @@ def perform(
     # an evaluation does not take its run's device over
     device: dict[str, Any] = {key: run.keys[key] for key in ("use_gpu", "gpu_id") if key in run.keys}
     place = {**device, **{key: value for key, value in place.items() if key not in LOGGER_KEYS}}
-    folder = run.run_folder
+    (run.place / FAILED).unlink(missing_ok=True)
+    folder = run.run_folder or _gone_on_from(run)
     if folder is None:
         head = {"model": run.model, "dataset": run.dataset, **({"preset": run.preset} if run.preset else {})}
         text = yaml.safe_dump({**head, **run.keys, **place, **logged}, sort_keys=False)
@@ -158,7 +162,31 @@ def perform(
     seconds = time.monotonic() - began
     if processes.stopped and code:
         return Outcome(run.name, seconds, "interrupted", interrupted=True)
-    return Outcome(run.name, seconds, reason(code, log) if code else None)
+    if not code:
+        return Outcome(run.name, seconds)
+    why = reason(code, log)
+    run.note_failure(why)
+    return Outcome(run.name, seconds, why)
+
+
+def _gone_on_from(run: PlannedRun) -> Path | None:
+    """A copy of the shorter run that a run goes on from, as if it had been cut; None where it goes on from none.
+
+    What loggers know of the shorter run stays with that.
+    """
+    source = newest_run(run.goes_on_from) if run.goes_on_from is not None else None
+    if source is None:
+        return None
+    copy = run.place.with_name(f"{run.place.name}.part")  # beside it: what lies in its folder is taken for a run
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(source, copy)
+    folder = RunFolder.open(copy)
+    for path in (folder.result, folder.loggers, *folder.per_user("test").parent.glob("test.*")):
+        path.unlink(missing_ok=True)
+    folder.write_config({**read_yaml(folder.config).values, "time_limit": run.keys.get("time_limit")})
+    target = run.place / source.name
+    copy.rename(target)
+    return target
 
 
 def _word(value: Any) -> str:

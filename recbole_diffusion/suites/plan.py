@@ -3,7 +3,8 @@
 A run's folder is named by a digest of what it is given and of its data, so what is unchanged is found again and what
 has changed gets a folder of its own; so it does when a default that it was made with has changed since:
 
-    <output>/<suite>/runs/<dataset>/<label>/seed-<seed>-<digest>[-2]/     asked.yaml, log.txt, the run's own folder
+    <output>/<suite>/runs/<dataset>/<label>/seed-<seed>-<digest>[-2]/     asked.yaml, log.txt, the run's own folder;
+                                                                          failed.txt after a failure
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import file_digest
 from recbole_diffusion.suites.suite import Suite, SuiteModel
+from recbole_diffusion.training.checkpoint import write_text_atomically
 
 # Where and how a run runs: the same result is expected whatever they are.
 PLACE_KEYS = (
@@ -42,6 +44,7 @@ PLACE_KEYS = (
     "save_per_user",
     *LOGGER_KEYS,
 )
+FAILED = "failed.txt"
 ATOMIC_SUFFIXES = (".inter", ".user", ".item")
 
 
@@ -56,6 +59,8 @@ class PlannedRun:
         keys: what its configuration is given, above defaults and preset.
         place: its folder.
         evaluations: names and keys, as they are resolved, of the further evaluations of its checkpoint.
+        candidate: what it is as one of several configurations; empty where it is not.
+        goes_on_from: the folder of the shorter run, same in all but its time_limit, that this one continues.
     """
 
     label: str
@@ -67,6 +72,7 @@ class PlannedRun:
     place: Path
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     candidate: str = ""
+    goes_on_from: Path | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +90,17 @@ class PlannedRun:
         """Whether the run has its result and so has every evaluation."""
         folder = self.run_folder
         return folder is not None and (folder / "result.json").is_file() and not self.missing_evaluations()
+
+    @property
+    def failure(self) -> str | None:
+        """Why its last attempt failed; None where it did not."""
+        file = self.place / FAILED
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+    def note_failure(self, reason: str) -> None:
+        """Keep why an attempt failed."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(self.place / FAILED, f"{reason}\n")
 
     def evaluation_place(self, name: str) -> Path:
         """Where an evaluation's folder is made."""
@@ -113,6 +130,7 @@ def plan_run(
     output: Path,
     given: Mapping[str, Any],
     searched: Mapping[str, Any] | None = None,
+    time_limit: float | None = None,
 ) -> PlannedRun:
     """Resolve and check one run.
 
@@ -122,6 +140,7 @@ def plan_run(
         output: the suite's folder.
         given: keys of the command line, which win.
         searched: what a search chose.
+        time_limit: a shorter one than it would have.
 
     Raises:
         UserError: the configuration, or that of an evaluation, is refused; with file and line.
@@ -132,6 +151,9 @@ def plan_run(
             f"seed ({overrides.origin_of('seed')}): a suite's runs have its seeds; set seeds in {suite.file}"
         )
     overrides["seed"] = seed
+    if time_limit is not None and not _is_shorter(overrides.get("time_limit"), time_limit):
+        overrides["time_limit"] = time_limit
+        overrides.origins["time_limit"] = suite.lines.get(("candidates_time_limit",), str(suite.file))
     overrides.setdefault("save_per_user", "parquet")
     if model.preset is not None and "preset" not in given:
         overrides["preset"] = model.preset
@@ -184,6 +206,11 @@ def layered(
         merged[key] = value
         merged.origins.pop(key, None)
     return merged
+
+
+def _is_shorter(limit: Any, than: float) -> bool:
+    """Whether a time_limit, if it is one at all, ends a run before another."""
+    return isinstance(limit, int | float) and limit <= than
 
 
 def _checked(model: SuiteModel, dataset: str, overrides: Overrides, suite: Suite) -> RunConfig:

@@ -175,18 +175,18 @@ def _choice(suite: Suite, choice: Choice) -> SearchReport:
         metric=next((printed_name(record.valid_metric) for record in records if record and record.valid_metric), ""),
         space=lists,
         trials=[
-            Trial(values, score, NOT_BEGUN)
+            Trial(values, score, NOT_BEGUN if run.failure is None else f"{FAILED}: {run.failure}")
             if record is None
             else Trial(
                 values,
                 score,
-                FINISHED if record.finished else UNFINISHED,
+                FINISHED if record.finished else UNFINISHED if run.failure is None else f"{FAILED}: {run.failure}",
                 record.best_epoch,
                 record.epochs,
                 record.seconds,
                 record.folder,
             )
-            for record, values, score in zip(records, choice.values, choice.scores(), strict=True)
+            for run, record, values, score in zip(choice.runs, records, choice.values, choice.scores(), strict=True)
         ],
         chosen=choice.chosen(),
     )

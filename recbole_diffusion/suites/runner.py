@@ -94,7 +94,7 @@ class RunQueue:
             runs: that can start now.
             tell: called with a :class:`Progress` at the start and after each run.
             position: what starts first, the lowest; None for the order of `runs`.
-            then: called with a run that has its result; the runs that can start only now.
+            then: called with a run that has its result or has failed; the runs that can start only now.
             total: of runs, those that `then` will give included.
         """
         self.ended: list[Outcome] = []
@@ -136,8 +136,8 @@ class RunQueue:
     def end(self, run: PlannedRun, outcome: Outcome) -> None:
         """Note how a run ended, and tell it."""
         self.ended.append(outcome)
-        if outcome.reason is None:
-            self._done += 1
+        self._done += outcome.reason is None
+        if not outcome.interrupted:
             self._follow(run)
         rate = (time.monotonic() - self._began) / len(self.ended)
         left = self._total - self._done - sum(one.reason is not None for one in self.ended)

@@ -5,6 +5,7 @@
     seeds: [1, 2, 3]
     settings: {epochs: 20}            # of every run
     time_limit: 3600                  # seconds of a run's training
+    candidates_time_limit: 600        # of a candidate's; the chosen one goes on from there
     order: seeds                      # seeds: all models with the first seed first | models: all seeds of a model first
     models:
       SASRecCE:                       # a label, the model's name unless `model` says another
@@ -39,6 +40,7 @@ SUITE_KEYS = (
     "seeds",
     "settings",
     "time_limit",
+    "candidates_time_limit",
     "order",
     "models",
     "evaluations",
@@ -103,6 +105,7 @@ class Suite:
         about: one line.
         datasets: the datasets and the keys of all runs on each.
         settings: keys of every run.
+        candidates_time_limit: the shorter time_limit of candidates; None for that of all runs.
         order: seeds | models, what comes first.
         models: rows, in the order of the file.
         evaluations: further evaluations of every checkpoint, by name.
@@ -117,6 +120,7 @@ class Suite:
     about: str
     datasets: dict[str, dict[str, Any]]
     settings: dict[str, Any]
+    candidates_time_limit: float | None
     order: str
     models: tuple[SuiteModel, ...]
     evaluations: dict[str, dict[str, Any]]
@@ -204,6 +208,9 @@ def read_suite(file: str | Path) -> Suite:
     settings = reader.mapping(("settings",), values.get("settings"))
     if values.get("time_limit") is not None:
         settings = {"time_limit": values["time_limit"], **settings}
+    limit = values.get("candidates_time_limit")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
+        raise reader.wrong(("candidates_time_limit",), "seconds above 0", limit)
     order = values.get("order", ORDERS[0])
     if order not in ORDERS:
         raise reader.wrong(("order",), " or ".join(ORDERS), order)
@@ -223,6 +230,7 @@ def read_suite(file: str | Path) -> Suite:
         about=reader.text(("about",), values["about"]) if "about" in values else "",
         datasets=datasets,
         settings=settings,
+        candidates_time_limit=limit,
         order=order,
         models=models,
         evaluations=evaluations,

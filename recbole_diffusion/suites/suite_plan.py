@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from recbole_diffusion.suites.candidates import Choice, plan_choice
 from recbole_diffusion.suites.plan import PlannedRun, plan_run
 from recbole_diffusion.suites.searching import PlannedSearch, plan_search
-from recbole_diffusion.suites.suite import Suite
+from recbole_diffusion.suites.suite import Suite, SuiteModel
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class SuitePlan:
             if model.candidates
         }
         self.chosen: dict[Row, dict[str, Any]] = {}
+        self._failed: set[Path] = set()
         self._order = {
             (model.label, dataset, seed): number for number, (model, dataset, seed) in enumerate(suite.rows())
         }
@@ -62,18 +64,19 @@ class SuitePlan:
             UserError: a configuration is refused; with file and line.
         """
         return tuple(
-            plan_run(
-                self.suite,
-                model,
-                dataset,
-                seed,
-                output=self.folder,
-                given=self._given,
-                searched=self.chosen.get((model.label, dataset)),
-            )
+            self._run(model, dataset, seed)
             for model, dataset, seed in self.suite.rows()
             if (model.label, dataset) not in self.choices or (model.label, dataset) in self.chosen
         )
+
+    def _run(self, model: SuiteModel, dataset: str, seed: int) -> PlannedRun:
+        values = self.chosen.get((model.label, dataset))
+        run = plan_run(self.suite, model, dataset, seed, output=self.folder, given=self._given, searched=values)
+        choice = self.choices.get((model.label, dataset))
+        if choice is None or values is None or seed != model.seeds[0]:
+            return run
+        candidate = choice.run_of(values)
+        return run if candidate.place == run.place else dataclasses.replace(run, goes_on_from=candidate.place)
 
     def settled_runs(self) -> tuple[PlannedRun, ...]:
         """The runs of the tables that do not wait for a choice."""
@@ -91,13 +94,16 @@ class SuitePlan:
     def look(self) -> None:
         """Take what searches and candidates of earlier have chosen."""
         found = {row: search.chosen() for row, search in self.searches.items()}
-        found.update({row: choice.chosen() for row, choice in self.choices.items()})
+        for row, choice in self.choices.items():
+            found[row] = choice.chosen({run.place for run in choice.runs if run.failure is not None})
         self.chosen.update({row: values for row, values in found.items() if values is not None})
 
     def then(self, run: PlannedRun) -> Sequence[PlannedRun]:
-        """Once the last candidate of a model has its result: the model's runs with the best of them."""
+        """Once the last candidate of a model has its result, or has failed: the model's runs with the best of them."""
         row = (run.label, run.dataset)
-        values = self.choices[row].chosen() if row in self.choices and row not in self.chosen else None
+        if not run.finished:
+            self._failed.add(run.place)
+        values = self.choices[row].chosen(self._failed) if row in self.choices and row not in self.chosen else None
         if values is None:
             return ()
         self.chosen[row] = values

@@ -148,6 +148,53 @@ def test_the_best_candidate_on_validation_gets_the_other_seeds(tmp_path: Path, s
     assert set(long["n"]) == {1}
 
 
+def test_the_chosen_candidate_goes_on_to_the_full_time(tmp_path: Path, small_data: Path) -> None:
+    text = ALONE.replace("epochs: 2, ", "epochs: 4, ").replace("seeds: 1", "seeds: [1, 2]") + "time_limit: 3600\n"
+    text = text.replace(
+        "{settings: {inner_size: 8}}", "{settings: {inner_size: 8}, candidates: {learning_rate: [1e-9, 0.05]}}"
+    )
+    result = run(tmp_path, small_data, text + "candidates_time_limit: 1e-9\n")
+    (tmp_path / "plain").mkdir()
+    plain = run(tmp_path / "plain", small_data, text)
+    first = result.runs[0]
+    assert not result.missing and first.keys["learning_rate"] == 0.05 and first.keys["time_limit"] == 3600
+    folders = [folder.parent for folder in result.folder.glob("runs/small/*/*/*/result.json")]
+    assert len(folders) == 4  # two candidates of one epoch, two runs of all
+    metrics = {folder: pandas.read_csv(folder / "metrics.csv") for folder in folders}
+    assert sorted(len(table) for table in metrics.values()) == [1, 1, 4, 4]
+    # nothing but the limit parts it from the run that had the full time at once
+    (short,) = (folder for folder in folders if folder.parent == first.goes_on_from)
+    whole, at_once = first.run_folder, plain.runs[0].run_folder
+    assert whole is not None and at_once is not None and plain.runs[0].goes_on_from is None
+    losses = metrics[whole]["train_loss"]
+    assert losses.tolist() == pandas.read_csv(at_once / "metrics.csv")["train_loss"].tolist()
+    assert losses[0] == metrics[short]["train_loss"][0]
+    assert (whole / "best" / "model.safetensors").read_bytes() != (short / "best" / "model.safetensors").read_bytes()
+    facts = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in (whole, at_once)]
+    assert facts[0]["test_result"] == facts[1]["test_result"]
+    assert not list(result.folder.rglob("*.part"))
+    made = results(result)
+    again = run(tmp_path, small_data, text + "candidates_time_limit: 1e-9\n")
+    assert not again.outcomes and results(again) == made
+
+
+def test_candidates_that_fail_are_not_waited_for(tmp_path: Path, small_data: Path) -> None:
+    text = ALONE.replace("{settings: {inner_size: 8}}", "{candidates: {learning_rate: [1e30, 0.05, 0.01]}}")
+    text = text.replace("seeds: 1", "seeds: [1, 2]")
+    result = run(tmp_path, small_data, text)
+    assert not result.missing and len(result.runs) == 2
+    with pytest.raises(UserError, match=r"1 of 5 runs failed, the first: .*, candidate learning_rate 1e\+30: .*NaN"):
+        result.check()
+    page = result.report.read_text(encoding="utf-8")
+    assert "failed: " in page
+    # it is tried again, and the others stay
+    made = results(result)
+    shown = run(tmp_path, small_data, text, tables_only=True)
+    assert shown.runs == result.runs and not shown.missing
+    again = run(tmp_path, small_data, text)
+    assert len(again.outcomes) == 1 and results(again) == made and again.runs == result.runs
+
+
 def test_a_run_that_fails_stands_alone(tmp_path: Path, small_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = ALONE.replace("  SASRecCE:", "  Popularity: {settings: {epochs: 1}}\n  broken: {model: SASRecCE,").replace(
         " {settings: {inner_size: 8}}", " settings: {learning_rate: 1e30}}"
