@@ -21,13 +21,17 @@ def write_plan(folder: Path, suite: Suite, runs: Sequence[PlannedRun]) -> None:
         "suite": suite.name,
         "about": suite.about,
         "reference": suite.reference,
-        "runs": [
-            {**{key: value for key, value in dataclasses.asdict(run).items() if key != "place"},
-             "place": run.place.relative_to(folder).as_posix()}
-            for run in runs
-        ],
-    }  # fmt: skip
+        "runs": [{**dataclasses.asdict(run), **_paths(run, folder)} for run in runs],
+    }
     write_text_atomically(folder / SUITE_FILE, json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def _paths(run: PlannedRun, folder: Path) -> dict[str, str | None]:
+    """A run's folders, from the suite's."""
+    return {
+        name: None if path is None else path.relative_to(folder).as_posix()
+        for name, path in (("place", run.place), ("goes_on_from", run.goes_on_from))
+    }
 
 
 def read_plan(folder: Path | str) -> list[PlannedRun]:
@@ -42,6 +46,11 @@ def read_plan(folder: Path | str) -> list[PlannedRun]:
         raise UserError(f"{folder} is no suite's folder: it has no {SUITE_FILE}")
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))["runs"]
-        return [PlannedRun(**{**entry, "place": folder / entry["place"]}) for entry in entries]
+        return [
+            PlannedRun(
+                **{**entry, **{name: folder / entry[name] for name in ("place", "goes_on_from") if entry.get(name)}}
+            )
+            for entry in entries
+        ]
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is not what a suite writes ({error}); run the suite again") from error
