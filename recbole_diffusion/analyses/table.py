@@ -29,6 +29,8 @@ OPTIONS: dict[str, str] = {
     "inverse_penalty": "NUMBERS above 0, of which each fold chooses: C of scikit-learn's (default: 0.001,0.01,0.1,1)",
     "embedding": "NAME of the weight with a vector an item (default: item_embedding.weight)",
     "suite": "FOLDER that `benchmark`, or an analysis which trains, made for a suite (it has a suite.json)",
+    "pairs": "'FIRST:SECOND' ...: labels of the suite to compare (default: every label with the suite's reference)",
+    "evaluation": "NAME of a further evaluation of the suite (default: the runs' own tests)",
     "model": "NAME of --list_models, or a class of yours as package.module:Class",
     "dataset": "NAME of the folder in data_path with NAME.inter",
     "preset": "paper: the settings of the model's paper for this dataset; your own keys win over them",
@@ -101,6 +103,13 @@ ANALYSES: dict[str, Analysis] = {
     ),
     "loss_terms": Analysis(
         "loss_terms", "terms of the training loss over epochs (DimeRec, Figure 4)", (), ("runs", "suite"), False
+    ),
+    "differences": Analysis(
+        "differences",
+        "by how much one model of a suite is better than another, with intervals over users and seeds, and its cost",
+        ("suite",),
+        ("pairs", "metric", "evaluation"),
+        False,
     ),
     # which train
     "sensitivity": Analysis(

@@ -64,11 +64,20 @@ def read_curves(request: Request) -> dict[str, list[TrainingCurve]]:
     elif "runs" not in request.options:
         raise UserError("give runs with --runs=RUN_FOLDERS, or those of a suite with --suite=FOLDER")
     found: dict[str, list[TrainingCurve]] = {}
-    for curve in map(_read, records):
+    for curve in curves_of(records):
         found.setdefault(curve.table, []).append(curve)
     if not found:
         raise UserError(f"{request.options['suite']}: no run has ended an epoch yet")
     return found
+
+
+def curves_of(runs: Sequence[RunRecord]) -> list[TrainingCurve]:
+    """The curve of each run.
+
+    Raises:
+        UserError: a run has not ended an epoch.
+    """
+    return [_read(run) for run in runs]
 
 
 def _read(run: RunRecord) -> TrainingCurve:

@@ -46,6 +46,7 @@ class RunRecord:
         test, valid: metric -> value as results have it (a share, not percent); empty while unfinished.
         epochs: how many were trained.
         seconds: wall time; None while unfinished.
+        processor_seconds: CPU time, of training, validations and test; None where it is not recorded.
         device: in words; None while unfinished.
         data: fingerprint of the data; None where none is recorded.
         code: version, commit, and whether files differed from it.
@@ -78,6 +79,7 @@ class RunRecord:
     parameters: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     ended: str = ""
+    processor_seconds: float | None = None
 
     @property
     def filter_seen(self) -> bool | None:
@@ -175,6 +177,7 @@ def read_run(folder: Path | str, label: str | None = None) -> RunRecord:
         parameters=_checked(source, facts, "parameters", int, optional=True),
         versions=_checked(source, facts, "versions", dict, optional=True) or {},
         ended=(_checked(source, facts, "finished", str, optional=True) or "") if finished else "",
+        processor_seconds=_checked(source, facts, "processor_seconds", float, optional=True),
     )
 
 

@@ -80,6 +80,29 @@ def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval |
     return Interval(summary.mean - half, summary.mean + half)
 
 
+def welch_interval(first: Sequence[float], second: Sequence[float], *, level: float = 0.95) -> Interval | None:
+    """Confidence interval of mean(first) - mean(second), values of independent runs with variances of their own.
+
+    (m1 - m2) +- t_nu sqrt(v1 + v2), v = s^2 / n, nu = (v1 + v2)^2 / (v1^2 / (n1 - 1) + v2^2 / (n2 - 1)) (Welch,
+    Biometrika 34, 1947; Satterthwaite, Biometrics Bulletin 2, 1946): that of `scipy.stats.ttest_ind` without equal
+    variances. None for fewer than two runs of either, or where no run differs from its like.
+
+    Raises:
+        UserError: a level that cannot be.
+    """
+    if not 0 < level < 1:
+        raise UserError(f"level: {level} is no confidence level; allowed: between 0 and 1, as 0.95")
+    one, other = summarise(first), summarise(second)
+    if one.deviation is None or other.deviation is None:
+        return None
+    parts = [(side.deviation or 0.0) ** 2 / side.number for side in (one, other)]
+    if not sum(parts):
+        return None
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (one.number - 1) + parts[1] ** 2 / (other.number - 1))
+    half = float(scipy.special.stdtrit(freedom, (1 + level) / 2)) * sum(parts) ** 0.5
+    return Interval(one.mean - other.mean - half, one.mean - other.mean + half)
+
+
 # Over users ----------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.plan import PlannedRun
@@ -26,6 +27,23 @@ def write_plan(folder: Path, suite: Suite, runs: Sequence[PlannedRun]) -> None:
     write_text_atomically(folder / SUITE_FILE, json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
+def read_reference(folder: Path | str) -> tuple[str, ...]:
+    """The labels that a suite's others are tested against.
+
+    Raises:
+        UserError: there is no suite.json.
+    """
+    return tuple(_read(Path(folder)).get("reference") or ())
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    file = folder / SUITE_FILE
+    if not file.is_file():
+        raise UserError(f"{folder} is no suite's folder: it has no {SUITE_FILE}")
+    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return facts
+
+
 def _paths(run: PlannedRun, folder: Path) -> dict[str, str | None]:
     """A run's folders, from the suite's."""
     return {
@@ -42,10 +60,8 @@ def read_plan(folder: Path | str) -> list[PlannedRun]:
     """
     folder = Path(folder)
     file = folder / SUITE_FILE
-    if not file.is_file():
-        raise UserError(f"{folder} is no suite's folder: it has no {SUITE_FILE}")
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))["runs"]
+        entries = _read(folder)["runs"]
         return [
             PlannedRun(
                 **{**entry, **{name: folder / entry[name] for name in ("place", "goes_on_from") if entry.get(name)}}
