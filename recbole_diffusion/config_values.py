@@ -300,6 +300,7 @@ CHECKS: dict[str, Check] = {
     "use_gpu": boolean(),
     "worker": integer(0),
     "num_threads": integer(1, none=True),
+    "reuse_memory": boolean(),
     "num_workers": integer(1),
     "worker_restarts": integer(0),
     "ray_address": text(none=True),

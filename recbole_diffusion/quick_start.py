@@ -34,6 +34,7 @@ RESUMABLE_KEYS = (
     "time_limit_clock",
     "show_progress",
     "num_threads",
+    "reuse_memory",
     "num_workers",
     "worker_restarts",
     "ray_address",

@@ -25,6 +25,7 @@ from recbole_diffusion.data.loading import prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.loggers.run_loggers import RunLoggers
+from recbole_diffusion.memory_reuse import reuse_freed_memory
 from recbole_diffusion.provenance import check_same_data, code_version, data_fingerprint, device_name, package_versions
 from recbole_diffusion.registry import ModelEntry
 from recbole_diffusion.training.checkpoint import Checkpoint, load_model, model_tensors, read_checkpoint
@@ -89,6 +90,8 @@ class TrainingSession:
         entry, device = config.entry, config["device"]
         config["checkpoint_dir"] = str(folder.path)
         logger.info("%s on %s, device %s, folder %s", entry.name, config["dataset"], device_name(device), folder.path)
+        if config["reuse_memory"] and torch.device(device).type == "cpu":
+            reuse_freed_memory()
         init_seed(config["seed"], config["reproducibility"])
         dataset = in_turn(workers, lambda: checked_dataset(entry.dataset_class)(config))
         self.train_data, self.valid_data, self.test_data = prepare_loaders(config, dataset)

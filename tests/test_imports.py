@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dates": set(),
     "provenance": {"errors"},
     "linear": set(),
+    "memory_reuse": set(),
     "counter_streams": set(),
     "keyed_draws": {"counter_streams"},
     "batch_share": set(),
@@ -54,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": {"models", "evaluation", "provenance", "compat", "errors"}
     | {"counter_streams", "keyed_draws", "batch_share"},
     "loggers": {"training", "errors"},
-    "session": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "loggers"},
+    "session": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "loggers", "memory_reuse"},
     "recommendation": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "ray_session"},
     "quick_start": SETTINGS | {"session", "training", "loggers"},
     "workers": {"config", "compat", "errors", "session", "training", "ray_session"},

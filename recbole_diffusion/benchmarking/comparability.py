@@ -22,7 +22,17 @@ _OF_THE_MODEL = ("topk", "eval_seed", "MAX_ITEM_LIST_LENGTH", "one_cut_per_user"
 # Keys that say where, how watched or on what a run ran, and never what it computes.
 _OF_THE_PLACE = frozenset(
     (
-        *("seed", "preset", "data_path", "checkpoint_dir", "cache", "cache_dir", "rank_memory", "eval_batch_size"),
+        *(
+            "seed",
+            "preset",
+            "data_path",
+            "checkpoint_dir",
+            "cache",
+            "cache_dir",
+            "rank_memory",
+            "eval_batch_size",
+            "reuse_memory",
+        ),
         *("use_gpu", "gpu_id", "device", "num_threads", "worker", "num_workers", "worker_restarts", "ray_address"),
         *("save_per_user", "save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path"),
         *("show_progress", "state", "loss_decimal_place", "loggers", "run_name", "log_wandb", "wandb_project"),

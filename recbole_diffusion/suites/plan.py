@@ -33,6 +33,7 @@ PLACE_KEYS = (
     "cache_dir",
     "checkpoint_dir",
     "num_threads",
+    "reuse_memory",
     "use_gpu",
     "gpu_id",
     "worker",
