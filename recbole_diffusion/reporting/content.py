@@ -256,6 +256,7 @@ def _search(search: SearchReport, folder: Path) -> dict[str, Any]:
         ],
         "more": max(0, len(search.trials) - MOST_TRIALS),
         "folder": link(search.folder, folder) + "/" if search.folder else "",
+        "failure": search.failure,
     }
 
 

@@ -106,6 +106,7 @@ class SearchReport:
         trials: in order, the best first where they are ranked.
         chosen: keys and values; None before there is a choice.
         folder: of the search; None where it has none of its own, or not yet.
+        failure: why the search as a whole failed; empty where it did not.
     """
 
     label: str
@@ -116,6 +117,7 @@ class SearchReport:
     trials: Sequence[Trial]
     chosen: Mapping[str, Any] | None
     folder: Path | None = None
+    failure: str = ""
 
 
 @dataclass(frozen=True)

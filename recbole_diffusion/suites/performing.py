@@ -19,7 +19,7 @@ import yaml
 
 from recbole_diffusion.config_files import read_yaml
 from recbole_diffusion.config_keys import LOGGER_KEYS
-from recbole_diffusion.suites.plan import FAILED, PlannedRun, newest_run
+from recbole_diffusion.suites.plan import FAILED, PlannedRun, newest_run, note_failure
 from recbole_diffusion.training.checkpoint import write_text_atomically
 from recbole_diffusion.training.run_folder import RunFolder
 
@@ -165,7 +165,7 @@ def perform(
     if not code:
         return Outcome(run.name, seconds)
     why = reason(code, log)
-    run.note_failure(why)
+    note_failure(run.place, why)
     return Outcome(run.name, seconds, why)
 
 

@@ -94,13 +94,7 @@ class PlannedRun:
     @property
     def failure(self) -> str | None:
         """Why its last attempt failed; None where it did not."""
-        file = self.place / FAILED
-        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
-
-    def note_failure(self, reason: str) -> None:
-        """Keep why an attempt failed."""
-        self.place.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(self.place / FAILED, f"{reason}\n")
+        return read_failure(self.place)
 
     def evaluation_place(self, name: str) -> Path:
         """Where an evaluation's folder is made."""
@@ -264,6 +258,18 @@ def data_files(folder: str) -> tuple[tuple[str, str], ...]:
         if path.suffix in ATOMIC_SUFFIXES:
             found.append((path.name, file_digest(path)))
     return tuple(found)
+
+
+def read_failure(place: Path) -> str | None:
+    """Why the last attempt to make what lies in a folder failed; None where it did not."""
+    file = place / FAILED
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def note_failure(place: Path, reason: str) -> None:
+    """Keep why an attempt failed, for whoever looks later."""
+    place.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(place / FAILED, f"{reason}\n")
 
 
 def newest_run(place: Path) -> Path | None:

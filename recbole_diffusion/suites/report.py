@@ -87,6 +87,7 @@ def suite_report(
             folder,
             {(run.label, run.dataset, run.seed): (run, record) for run, record in zip(runs, records, strict=True)},
             reasons,
+            _not_chosen(searches, choices, reasons),
         ),
         evaluations=[
             Evaluation(name, settings[name], of_it, tables_folder(folder, name)) for name, of_it in tables.items()
@@ -100,8 +101,29 @@ def _label(label: str) -> str:
     return " ".join(label.split())
 
 
+def _not_chosen(
+    searches: Sequence[PlannedSearch], choices: Sequence[Choice], reasons: Mapping[str, Outcome]
+) -> dict[tuple[str, str], str]:
+    """Why a model has no configuration on a dataset, where what was to choose it failed."""
+    found = {}
+    for choice in choices:
+        for run in choice.runs:
+            outcome = reasons.get(run.name)
+            reason = run.failure or (outcome.reason if outcome is not None and not outcome.interrupted else None)
+            if reason is not None:
+                found.setdefault((choice.label, choice.dataset), f", a candidate failed: {reason}")
+    for search in searches:
+        if search.failure is not None:
+            found[search.model.label, search.dataset] = f", the search failed: {search.failure}"
+    return found
+
+
 def _states(
-    suite: Suite, folder: Path, runs: Mapping[Row, tuple[PlannedRun, RunRecord | None]], reasons: Mapping[str, Outcome]
+    suite: Suite,
+    folder: Path,
+    runs: Mapping[Row, tuple[PlannedRun, RunRecord | None]],
+    reasons: Mapping[str, Outcome],
+    not_chosen: Mapping[tuple[str, str], str],
 ) -> list[RunState]:
     """Every row of the suite; one whose configuration is not chosen yet has no planned run."""
     states = []
@@ -110,8 +132,7 @@ def _states(
         if run is not None:
             states.append(_state(run, record, reasons.get(run.name)))
             continue
-        outcome = reasons.get(f"{model.label} on {dataset}, seed {model.seeds[0]}")
-        reason = "its configuration is not chosen" + (f", a candidate failed: {outcome.reason}" if outcome else "")
+        reason = "its configuration is not chosen" + not_chosen.get((model.label, dataset), "")
         place = folder / "runs" / slug(dataset) / slug(model.label)
         states.append(RunState(_label(model.label), dataset, seed, NOT_BEGUN, reason, place, None))
     return states
@@ -156,6 +177,7 @@ def _search(search: PlannedSearch) -> SearchReport:
         ],
         chosen=search.chosen(),
         folder=sweep,
+        failure=search.failure or "",
     )
 
 

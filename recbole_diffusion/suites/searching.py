@@ -1,13 +1,15 @@
 """A model's configuration, chosen on validation by a sweep before its runs, so that rivals get the same effort.
 
 The sweep lies in the suite's folder, named by a digest of all that it depends on: it is made once, gone on with when it
-was cut, and made anew when something has changed. The test rows decide nothing here.
+was cut, and made anew when something has changed. One that fails leaves its model without runs and no other; failed.txt
+says why. The test rows decide nothing here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +20,17 @@ import yaml
 from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.suites.performing import Processes, reason
-from recbole_diffusion.suites.plan import data_files, layered, plan_run, results_of, slug
+from recbole_diffusion.suites.performing import LOG, Outcome, Processes, reason
+from recbole_diffusion.suites.plan import (
+    FAILED,
+    data_files,
+    layered,
+    note_failure,
+    plan_run,
+    read_failure,
+    results_of,
+    slug,
+)
 from recbole_diffusion.suites.suite import Suite, SuiteModel
 from recbole_diffusion.training.checkpoint import write_text_atomically
 from recbole_diffusion.tuning.search_space import read
@@ -44,6 +55,11 @@ class PlannedSearch:
     def name(self) -> str:
         """In words."""
         return f"search for {self.model.label} on {self.dataset}"
+
+    @property
+    def failure(self) -> str | None:
+        """Why its last attempt failed; None where it did not."""
+        return read_failure(self.place)
 
     def sweep(self) -> Path | None:
         """The sweep's folder; None before it has one."""
@@ -114,7 +130,7 @@ def make(
     *,
     keep: Sequence[int] = (),
     ray_address: str | None = None,
-) -> None:
+) -> Outcome:
     """Make what is missing of a search. Its trials are logged only where the search's own settings say so.
 
     Args:
@@ -126,11 +142,12 @@ def make(
 
     Raises:
         KeyboardInterrupt: it was told to stop.
-        UserError: it failed.
     """
     assert search.model.search is not None
+    began = time.monotonic()
     search.place.mkdir(parents=True, exist_ok=True)
-    sweep, log = search.sweep(), search.place / "log.txt"
+    (search.place / FAILED).unlink(missing_ok=True)
+    sweep, log = search.sweep(), search.place / LOG
     if sweep is None:
         asked = search.place / "asked.yaml"
         own = search.model.search.settings
@@ -150,5 +167,7 @@ def make(
     code = processes.call(words, log, environment={}, keep=keep)
     if processes.stopped:
         raise KeyboardInterrupt
-    if code:
-        raise UserError(f"the {search.name} failed: {reason(code, log)} ({log})")
+    why = reason(code, log) if code else None if search.chosen() is not None else f"it has chosen nothing; see {log}"
+    if why is not None:
+        note_failure(search.place, why)
+    return Outcome(search.name, time.monotonic() - began, why)

@@ -83,6 +83,10 @@ class SuitePlan:
         waiting = {*self.searches} - {*self.chosen}
         return tuple(run for run in self.runs() if (run.label, run.dataset) not in waiting)
 
+    def ready_runs(self) -> list[PlannedRun]:
+        """What can be made once the searches are: candidates, and the runs that wait for no choice."""
+        return [run for run in self.settled_runs() if (run.label, run.dataset) not in self.choices] + self.candidates()
+
     def candidates(self) -> list[PlannedRun]:
         """The runs among which models are chosen."""
         return [run for choice in self.choices.values() for run in choice.runs]
@@ -118,3 +122,9 @@ class SuitePlan:
     def total(self) -> int:
         """Runs and candidates."""
         return len(self._order) + len(self.candidates())
+
+    @property
+    def possible(self) -> int:
+        """Those of them that do not wait for a search, which is over by the time they are made."""
+        waiting = {*self.searches} - {*self.chosen}
+        return self.total - sum((label, dataset) in waiting for label, dataset, _ in self._order)
