@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config import Overrides
 from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.loggers.choice import check_loggers
@@ -21,14 +21,14 @@ from recbole_diffusion.reporting.page import write_report
 from recbole_diffusion.suites import searching
 from recbole_diffusion.suites.on_ray import Cluster, run_all_on_ray
 from recbole_diffusion.suites.performing import Outcome, Processes, logger_keys
-from recbole_diffusion.suites.plan import PlannedRun, data_files
+from recbole_diffusion.suites.plan import PlannedRun
 from recbole_diffusion.suites.plan_file import write_plan
 from recbole_diffusion.suites.report import command_of, suite_report
+from recbole_diffusion.suites.run_data import check_data
 from recbole_diffusion.suites.runner import Progress, RunQueue, locked, run_all
 from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.suites.suite_plan import SuitePlan
 from recbole_diffusion.suites.tables import AS_TRAINED, read_records, suite_tables, write_suite_tables
-from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.progress_lines import messages
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def benchmark(
         _refuse_workers(planned)
     _check_loggers(planned, place, given.origin)
     with messages(show_progress), _goes_on(), locked(folder) as lock:
-        if _prepare_data(planned, place):
+        if check_data(planned, place, origin=given.origin, searched=plan.searches):
             plan = SuitePlan(suite, folder, given)  # the data are part of what a run is, and were not there yet
         keep = () if lock is None else (lock,)
         searched = _search(plan, place, keep, cluster.joined if cluster is not None else None)
@@ -240,8 +240,7 @@ def _check_loggers(planned: Iterable[PlannedRun], place: Mapping[str, Any], orig
         keys = {key: value for key, value in logger_keys(run, place).items() if key != "run_name"}
         if keys and str(keys) not in seen and not run.finished:
             seen.add(str(keys))
-            given = {**run.keys, **keys, "preset": run.preset}
-            check_loggers(RunConfig(run.model, run.dataset, (), Overrides(given, origin=origin)))
+            check_loggers(run.config(keys, origin=origin))
 
 
 @contextlib.contextmanager
@@ -252,28 +251,6 @@ def _goes_on() -> Iterator[None]:
     except KeyboardInterrupt:
         logger.warning("what is finished is kept; the same command goes on")
         raise
-
-
-def _prepare_data(planned: Iterable[PlannedRun], place: Mapping[str, Any]) -> bool:
-    """Read each dataset once, into the cache that its runs map into memory; not one whose runs are finished.
-
-    Returns:
-        whether one was downloaded.
-
-    Raises:
-        UserError: it is absent, or cannot be read.
-    """
-    downloaded = False
-    first = {run.dataset: run for run in planned if not run.finished}
-    for run in first.values():
-        logger.info("data of %s", run.dataset)
-        config = RunConfig(run.model, run.dataset, (), {**run.keys, **place, "preset": run.preset})
-        there = bool(data_files(str(config["data_path"])))
-        prepare_data(config)
-        downloaded = downloaded or not there
-    if downloaded:
-        data_files.cache_clear()
-    return downloaded
 
 
 def _search(plan: SuitePlan, place: Mapping[str, Any], keep: tuple[int, ...], ray_address: str | None) -> list[Outcome]:

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.config import Overrides, RunConfig, read_yaml
+from recbole_diffusion.config import COMMAND_LINE, Overrides, RunConfig, read_yaml
 from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError
@@ -61,6 +61,7 @@ class PlannedRun:
         evaluations: names and keys, as they are resolved, of the further evaluations of its checkpoint.
         candidate: what it is as one of several configurations; empty where it is not.
         goes_on_from: the folder of the shorter run, same in all but its time_limit, that this one continues.
+        origins: where its keys were given, for messages.
     """
 
     label: str
@@ -73,6 +74,18 @@ class PlannedRun:
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     candidate: str = ""
     goes_on_from: Path | None = None
+    origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def config(self, place: Mapping[str, Any] | None = None, *, origin: str = COMMAND_LINE) -> RunConfig:
+        """Its configuration.
+
+        Args:
+            place: keys that say where and how it runs.
+            origin: where they were given.
+        """
+        overrides = Overrides({**self.keys, **(place or {}), "preset": self.preset}, origin=origin)
+        overrides.origins = {key: where for key, where in self.origins.items() if key not in (place or {})}
+        return RunConfig(self.model, self.dataset, (), overrides)
 
     @property
     def name(self) -> str:
@@ -177,6 +190,7 @@ def plan_run(
         keys=keys,
         place=_free(output / "runs" / slug(dataset) / slug(model.label), name, results_of(config.to_plain())),
         evaluations=evaluations,
+        origins={key: overrides.origin_of(key) for key in keys},
     )
 
 
@@ -213,8 +227,9 @@ def _checked(model: SuiteModel, dataset: str, overrides: Overrides, suite: Suite
     except UserError as error:
         where = suite.lines.get(("models", model.label), str(suite.file))
         text = str(error)
-        said = str(suite.file) in text or f"({overrides.origin}" in text  # it says where the key was given
-        raise UserError(text if said else f"{where}: {text}") from None
+        if str(suite.file) in text or overrides.origin in text:  # it says where the key was given
+            raise
+        raise UserError(f"{where}: {text}") from None
 
 
 def _digest(config: RunConfig, preset: str | None, keys: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ def write_plan(folder: Path, suite: Suite, runs: Sequence[PlannedRun]) -> None:
         "about": suite.about,
         "reference": suite.reference,
         "runs": [
-            {**{key: value for key, value in dataclasses.asdict(run).items() if key != "place"},
+            {**{key: value for key, value in dataclasses.asdict(run).items() if key not in ("place", "origins")},
              "place": run.place.relative_to(folder).as_posix()}
             for run in runs
         ],

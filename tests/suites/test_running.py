@@ -25,6 +25,7 @@ from recbole_diffusion.suites.performing import Outcome, Processes
 from recbole_diffusion.suites.plan import data_files
 from recbole_diffusion.suites.plan_file import read_plan
 from recbole_diffusion.suites.runner import RunQueue, locked
+from recbole_diffusion.tuning.preparation import ReadData
 
 TEXT = """\
 about: a small one
@@ -317,10 +318,11 @@ def test_what_was_chosen_before_an_interruption_is_in_the_plan(
 def test_runs_on_data_that_were_downloaded_first_are_found_again(
     tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def download(config: RunConfig) -> None:
+    def download(config: RunConfig, **_: object) -> ReadData:
         shutil.copytree(small_data, tmp_path / "data", dirs_exist_ok=True)
+        return ReadData({}, validates=True)
 
-    monkeypatch.setattr("recbole_diffusion.suites.benchmark.prepare_data", download)
+    monkeypatch.setattr("recbole_diffusion.suites.run_data.read_data", download)
     monkeypatch.setattr("recbole_diffusion.suites.benchmark.run_all", lambda *_, **__: [])
     text = ALONE + "  gSASRec: {candidates: {dropout_prob: [0.1, 0.2]}}\n"
     first = run(tmp_path, tmp_path / "data", text)
