@@ -83,6 +83,7 @@ class Trial:
         best_epoch, epochs: of the best validation, and trained.
         seconds: that it took; None where that is not known.
         folder: of its run; None where it has none of its own.
+        in_a_run: whether its time is, or is part of, that of a finished run of the tables.
     """
 
     values: Mapping[str, Any]
@@ -92,6 +93,7 @@ class Trial:
     epochs: int = 0
     seconds: float | None = None
     folder: Path | None = None
+    in_a_run: bool = False
 
 
 @dataclass(frozen=True)

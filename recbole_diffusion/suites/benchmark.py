@@ -153,6 +153,8 @@ def benchmark(
         _refuse_workers(planned)
     _check_loggers(planned, place, given.origin)
     with messages(show_progress), _goes_on(), locked(folder) as lock:
+        for line in plan.given_candidates():
+            logger.warning(line)
         if check_data(planned, place, origin=given.origin, searched=plan.searches):
             plan = SuitePlan(suite, folder, given)  # the data are part of what a run is, and were not there yet
         keep = () if lock is None else (lock,)
@@ -173,9 +175,9 @@ def _result(plan: SuitePlan, outcomes: Sequence[Outcome], searched: Sequence[Out
     """Write the tables and the report of what is finished."""
     suite, folder, runs = plan.suite, plan.folder, plan.settled_runs()
     records = read_records(suite, runs)
-    tables = {AS_TRAINED: suite_tables(suite, records)}
+    tables = {AS_TRAINED: suite_tables(suite, runs, records)}
     for name in suite.evaluations:
-        tables[name] = suite_tables(suite, read_records(suite, runs, name))
+        tables[name] = suite_tables(suite, runs, read_records(suite, runs, name))
     files = write_suite_tables(tables, folder)
     report = suite_report(
         suite,

@@ -11,16 +11,16 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config import COMMAND_LINE, Overrides, RunConfig
 from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.suites.performing import LOG, Outcome, Processes, reason
+from recbole_diffusion.suites.performing import LOG, Outcome, Processes, as_word, reason
 from recbole_diffusion.suites.plan import (
     FAILED,
     data_files,
@@ -44,12 +44,14 @@ class PlannedSearch:
         model, dataset: what is searched.
         keys: of every trial.
         place: its folder.
+        given: those of them that win over what the space fixes.
     """
 
     model: SuiteModel
     dataset: str
     keys: dict[str, Any]
     place: Path
+    given: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -83,23 +85,32 @@ def plan_search(
     """Resolve and check a model's search on a dataset.
 
     Raises:
-        UserError: the configuration without what is searched is refused, or, before the sweep has begun, its space.
+        UserError: the configuration without what is searched is refused, or, before the sweep has begun, its space; a
+            key is given to all runs and drawn.
     """
     assert model.search is not None
     seed = model.seeds[0]
-    plan_run(suite, model, dataset, seed, output=output, given=given)
+    run = plan_run(suite, model, dataset, seed, output=output, given=given)
     keys = dict(layered(suite, model, dataset, given))
     keys.update(model.search.settings, seed=seed)
     space = _plain(model.search.space)
-    data = data_files(str(Path(str(given.get("data_path", "dataset"))) / dataset))
+    data = data_files(str(run.config()["data_path"]))
     facts = [model.model, model.preset, dataset, results_of(keys), space, model.search.num_trials, data]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
     place = output / "searches" / slug(dataset) / f"{slug(model.label)}-{digest}"
-    search = PlannedSearch(model, dataset, keys, place)
+    searched = read(model.search.space)
+    for key in searched.domains:
+        if key in given:
+            raise UserError(
+                f"{key} is given ({run.origins.get(key, COMMAND_LINE)}) and drawn ({searched.origins[key]}) by the "
+                f"search for {model.label}; leave one of them out"
+            )
+    search = PlannedSearch(model, dataset, keys, place, tuple(key for key in searched.fixed if key in given))
+    searched = replace(searched, fixed={key: value for key, value in searched.fixed.items() if key not in given})
     if search.sweep() is None:
         preset = {"preset": model.preset} if model.preset is not None and "preset" not in keys else {}
         base = Overrides({**keys, **preset}, origin=str(suite.file))
-        read(model.search.space).check(lambda values: _refusal(search, base, values))
+        searched.check(lambda values: _refusal(search, base, values))
     return search
 
 
@@ -157,6 +168,7 @@ def make(
         words = ["tune", f"--model={search.model.model}", f"--dataset={search.dataset}"]
         words += [f"--config_files='{asked}'", f"--tune={search.model.search.space}", "--scheduler=none"]
         words += [f"--num_trials={search.model.search.num_trials}", f"--storage_path={search.place}"]
+        words += [f"--{key}={as_word(search.keys[key])}" for key in search.given]
         if search.model.preset and "preset" not in search.keys:
             words.append(f"--preset={search.model.preset}")
     else:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.config_files import COMMAND_LINE
 from recbole_diffusion.suites.candidates import Choice, plan_choice
 from recbole_diffusion.suites.plan import PlannedRun, plan_run
 from recbole_diffusion.suites.searching import PlannedSearch, plan_search
@@ -56,6 +57,16 @@ class SuitePlan:
         self._order = {
             (model.label, dataset, seed): number for number, (model, dataset, seed) in enumerate(suite.rows())
         }
+
+    def given_candidates(self) -> list[str]:
+        """Of every key that all runs are given although a model has candidates for it, one line that says so."""
+        origin = getattr(self._given, "origin", COMMAND_LINE)
+        return [
+            f"{key} {self._given[key]} ({origin}) is that of all runs: the candidates of {model.label} do not vary it"
+            for model in self.suite.models
+            for key in (model.candidates[0] if model.candidates else ())
+            if key in self._given
+        ]
 
     def runs(self) -> tuple[PlannedRun, ...]:
         """Every run of the tables, with what has been chosen so far; of a model with candidates none before that.

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from recbole_diffusion.benchmarking.comparison import Comparison
 from recbole_diffusion.benchmarking.published import read_published
-from recbole_diffusion.benchmarking.results import RunRecord, read_run
+from recbole_diffusion.benchmarking.results import RunRecord, read_run, table_label
 from recbole_diffusion.benchmarking.table_files import write_tables
 from recbole_diffusion.benchmarking.tables import ResultTable, build_tables
 from recbole_diffusion.suites.plan import PlannedRun, slug
+from recbole_diffusion.suites.run_data import planned_record
 from recbole_diffusion.suites.suite import Suite
 
 TABLES = "tables"
@@ -40,21 +41,29 @@ def read_records(suite: Suite, runs: Sequence[PlannedRun], evaluation: str = AS_
     return records
 
 
-def suite_tables(suite: Suite, records: Sequence[RunRecord | None]) -> list[ResultTable]:
-    """The tables of the runs that have begun; none where no run is finished.
+def suite_tables(
+    suite: Suite, runs: Sequence[PlannedRun], records: Sequence[RunRecord | None]
+) -> list[ResultTable]:
+    """The tables of the runs that have begun or failed; none where no run is finished.
 
     Args:
         suite: the suite.
-        records: of its runs; those without a result stand in the tables as unfinished.
+        runs: its runs.
+        records: of them; those without a result stand in the tables as unfinished, and so do those that failed before
+            they had a folder.
 
     Raises:
         UserError: runs that must not stand in one table.
     """
-    begun = [record for record in records if record is not None]
-    here = {record.label for record in begun if record.finished}
+    here = {record.label for record in records if record is not None and record.finished}
     if not here:
         return []
-    references = tuple(label for label in suite.reference if label in here)
+    begun = [
+        planned_record(run, run.config()) if record is None else record
+        for run, record in zip(runs, records, strict=True)
+        if record is not None or run.failure is not None
+    ]
+    references = tuple(label for label in dict.fromkeys(map(table_label, suite.reference)) if label in here)
     comparison = None
     if references:
         comparison = Comparison(reference=references[0]) if len(references) == 1 else Comparison(baselines=references)
