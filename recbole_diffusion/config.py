@@ -45,7 +45,7 @@ from recbole_diffusion.config_options import model_options, options_layer
 from recbole_diffusion.config_presets import preset_layers
 from recbole_diffusion.config_protocols import settle_protocol
 from recbole_diffusion.config_values import CHECKS, NotAllowedError, check_like
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import UnknownKeyError, UserError
 from recbole_diffusion.registry import (
     ModelEntry,
     default_file,
@@ -216,10 +216,7 @@ class RunConfig(Config):
                         f"key '{key}' ({origin}) is read by {some}, not by {self.model}"
                         + (f"; its nearest key is '{hint}'" if hint else "")
                     )
-                raise UserError(
-                    f"unknown key '{key}' ({origin}); "
-                    + (f"did you mean '{hint}'?" if hint else f"neither RecBole nor the model {self.model} reads it")
-                )
+                raise UnknownKeyError(key, origin, hint, f"neither RecBole nor the model {self.model} reads it")
 
     # ---- values ----
 
