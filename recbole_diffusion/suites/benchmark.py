@@ -178,7 +178,7 @@ def _result(plan: SuitePlan, outcomes: Sequence[Outcome], searched: Sequence[Out
     tables = {AS_TRAINED: suite_tables(suite, runs, records)}
     for name in suite.evaluations:
         tables[name] = suite_tables(suite, runs, read_records(suite, runs, name))
-    files = write_suite_tables(tables, folder)
+    files = write_suite_tables(suite, tables, folder)
     report = suite_report(
         suite,
         folder,

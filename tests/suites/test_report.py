@@ -6,6 +6,11 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
+from recbole_diffusion.benchmarking.results import read_run
+from recbole_diffusion.benchmarking.tables import build_tables
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.reporting.content import page_content
 from recbole_diffusion.reporting.page import write_report
 from recbole_diffusion.suites.candidates import Choice
@@ -65,7 +70,7 @@ def test_states_and_searches(tmp_path: Path) -> None:
         "": suite_tables(suite, runs, records),
         "seen": suite_tables(suite, runs, read_records(suite, runs, "seen")),
     }
-    files = write_suite_tables(tables, folder)
+    files = write_suite_tables(suite, tables, folder)
     assert [path.relative_to(folder).as_posix() for path in files if path.suffix == ".md"] == [
         "tables/toy.md",
         "tables/seen/toy.md",
@@ -194,3 +199,34 @@ def test_a_run_that_failed_before_it_had_a_folder_is_unfinished_in_the_table(tmp
     assert [(row.label, len(row.runs), len(row.unfinished)) for row in table.rows] == [("SASRec CE", 1, 0), ("DMI", 1, 1)]
     # the reference is found by its label as tables have it
     assert table.comparison is not None and table.comparison.references == ("SASRec CE",)
+
+
+def test_tables_of_what_a_suite_has_no_more_are_taken_away(tmp_path: Path) -> None:
+    def written(datasets: str, evaluation: str, *finished: str) -> set[str]:
+        (tmp_path / "few.yaml").write_text(
+            f"datasets: [{datasets}]\nseeds: 1\nmodels:\n  DMI:\nevaluations: {{{evaluation}: {{filter_seen: True}}}}\n",
+            encoding="utf-8",
+        )
+        suite = read_suite(tmp_path / "few.yaml")
+        records = [
+            dataclasses.replace(read_run(folder / "run", "DMI"), dataset=name.partition("/")[0], protocol=protocol)
+            for name in finished
+            for protocol in [name.partition("/")[2] or "leave_one_out"]
+        ]
+        tables = build_tables(records) if records else []
+        made = write_suite_tables(suite, {"": tables, evaluation: tables}, folder)
+        assert all(path.is_file() for path in made) and len(made) == 8 * len(records)
+        return {path.relative_to(folder / "tables").as_posix() for path in (folder / "tables").rglob("*.md")}
+
+    folder = tmp_path / "out"
+    make_run(folder / "run", "DMI", 1, {"hit@10": 0.25})
+    assert written("toy, other", "seen", "toy", "other") == {"toy.md", "other.md", "seen/toy.md", "seen/other.md"}
+    (folder / "tables" / "mine.md").write_text("mine", encoding="utf-8")
+    # nothing is finished (with other keys, say): what is known stays
+    assert written("toy, other", "seen") == {"toy.md", "other.md", "seen/toy.md", "seen/other.md", "mine.md"}
+    assert written("toy", "new", "toy") == {"toy.md", "new/toy.md", "mine.md"}
+    assert not (folder / "tables" / "seen").exists()
+    assert written("toy", "new", "toy/global_time") == {"toy_global_time.md", "new/toy_global_time.md", "mine.md"}
+    (folder / "tables" / "files.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"files\.json is not what a suite writes"):
+        written("toy", "new", "toy")
