@@ -133,7 +133,7 @@ class RunConfig(Config):
         self._folders = {key: self.final_config_dict[key] for key in ("data_path", "checkpoint_dir")}
         self._let_recbole_finish()
         if self.entry.options_class is not None:
-            options = model_options(self.entry.options_class, self)  # now, and not after minutes of reading data
+            options: Any = model_options(self.entry.options_class, self)  # now, and not after minutes of reading data
             if (check := getattr(self.model_class, "check_configuration", None)) is not None:
                 check(options, self)
 

@@ -166,7 +166,7 @@ def benchmark(
                 outcomes = run_all_on_ray(queue, place, cluster, folder=folder, at_a_time=max_concurrent)
             else:
                 outcomes = run_all(queue, place, at_a_time=max_concurrent or 1, keep=keep)
-        finally:  # with what has been chosen; a candidate that failed keeps its model's runs from being made
+        finally:  # with what has been chosen
             write_plan(folder, suite, plan.settled_runs())
     return _result(plan, outcomes, searched, command)
 

@@ -109,7 +109,7 @@ def _not_chosen(
     searches: Sequence[PlannedSearch], choices: Sequence[Choice], reasons: Mapping[str, Outcome]
 ) -> dict[tuple[str, str], str]:
     """Why a model has no configuration on a dataset, where what was to choose it failed."""
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     for choice in choices:
         for run in choice.runs:
             outcome = reasons.get(run.name)

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.benchmarking.results import table_label
 from recbole_diffusion.config_files import key_lines, read_yaml
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import nearest
@@ -216,6 +217,13 @@ def read_suite(file: str | Path) -> Suite:
         raise reader.wrong(("order",), " or ".join(ORDERS), order)
     listed = reader.mapping(("models",), values["models"])
     models = tuple(_model(reader, label, entry, seeds, tuple(datasets)) for label, entry in listed.items())
+    rows: dict[str, str] = {}
+    for label in listed:
+        if rows.setdefault(table_label(label), label) != label:
+            raise UserError(
+                f"{reader.where('models', label)}: {label!r} and {rows[table_label(label)]!r} differ in blanks alone, "
+                "so they would be one row of the tables; give one another label"
+            )
     evaluations = {
         name: reader.mapping(("evaluations", name), keys)
         for name, keys in reader.mapping(("evaluations",), values.get("evaluations")).items()

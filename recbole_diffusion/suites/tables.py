@@ -46,9 +46,7 @@ def read_records(suite: Suite, runs: Sequence[PlannedRun], evaluation: str = AS_
     return records
 
 
-def suite_tables(
-    suite: Suite, runs: Sequence[PlannedRun], records: Sequence[RunRecord | None]
-) -> list[ResultTable]:
+def suite_tables(suite: Suite, runs: Sequence[PlannedRun], records: Sequence[RunRecord | None]) -> list[ResultTable]:
     """The tables of the runs that have begun or failed; none where no run is finished.
 
     Args:

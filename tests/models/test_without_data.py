@@ -22,7 +22,7 @@ from recbole_diffusion.models.sasrec_ce import SASRecCE
         (
             "DiffuRec",
             "hidden_size: 8\nn_heads: 3\n",
-            r"^hidden_size 8 is not a multiple of n_heads 3; change either key \(hidden_size: .*mine\.yaml:1, n_heads: .*:2\)$",
+            r"^hidden_size 8 is not a multiple of n_heads 3; .* key \(hidden_size: .*mine\.yaml:1, n_heads: .*:2\)$",
         ),
         ("DiffuRecSys", "n_heads: 3\n", r"n_heads 3; change either key \(.*mine\.yaml:1\)$"),
         ("SASRecCE", "\nn_heads: 3\n", r"hidden_size 64 is not a multiple of n_heads 3.* \(.*mine\.yaml:2\)$"),

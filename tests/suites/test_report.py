@@ -196,7 +196,10 @@ def test_a_run_that_failed_before_it_had_a_folder_is_unfinished_in_the_table(tmp
     note_failure(runs[3].place, "no memory")  # DMI with seed 2; SASRec CE with seed 2 is not begun
     (table,) = suite_tables(suite, runs, read_records(suite, runs))
     assert "Unfinished, not in the figures: DMI seed 2." in table.notes
-    assert [(row.label, len(row.runs), len(row.unfinished)) for row in table.rows] == [("SASRec CE", 1, 0), ("DMI", 1, 1)]
+    assert [(row.label, len(row.runs), len(row.unfinished)) for row in table.rows] == [
+        ("SASRec CE", 1, 0),
+        ("DMI", 1, 1),
+    ]
     # the reference is found by its label as tables have it
     assert table.comparison is not None and table.comparison.references == ("SASRec CE",)
 
@@ -204,7 +207,7 @@ def test_a_run_that_failed_before_it_had_a_folder_is_unfinished_in_the_table(tmp
 def test_tables_of_what_a_suite_has_no_more_are_taken_away(tmp_path: Path) -> None:
     def written(datasets: str, evaluation: str, *finished: str) -> set[str]:
         (tmp_path / "few.yaml").write_text(
-            f"datasets: [{datasets}]\nseeds: 1\nmodels:\n  DMI:\nevaluations: {{{evaluation}: {{filter_seen: True}}}}\n",
+            f"datasets: [{datasets}]\nmodels:\n  DMI:\nevaluations: {{{evaluation}: {{filter_seen: True}}}}\n",
             encoding="utf-8",
         )
         suite = read_suite(tmp_path / "few.yaml")

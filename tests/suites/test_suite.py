@@ -77,6 +77,11 @@ def test_a_suite_is_its_models_datasets_and_seeds(tmp_path: Path) -> None:
         ("reference: SASRecCE", "reference: SASRec", r"mine\.yaml:15: reference must be one of the models SASRecCE"),
         ("settings: {epochs: 1}", "settings: 3", r"mine\.yaml:4: settings must be keys with values, got 3"),
         ("datasets: [small, other]", "datasets: []", r"mine\.yaml: a suite needs datasets"),
+        (
+            "  SASRecCE:",
+            "  SASRecCE:\n  A b: {model: DMI}\n  A  b: {model: DMI}",
+            r"mine\.yaml:9: 'A  b' and 'A b' differ in blanks alone, so they would be one row of the tables",
+        ),
         ("about: two models", "order: runs", r"mine\.yaml:1: order must be seeds or models, got 'runs'"),
         (
             "    seeds: 7",
@@ -164,6 +169,13 @@ def test_a_run_has_a_folder_for_what_it_is(tmp_path: Path) -> None:
     assert planned(suite, epochs=2).keys["epochs"] == 2  # the command line wins
 
 
+def test_finished_runs_are_found_again_by_later_versions(tmp_path: Path) -> None:
+    """The folders that the first version of suites gave these runs; with other names all would be trained again."""
+    suite = suite_of(tmp_path, GOOD)
+    names = [planned(suite, number).place.name for number in (0, 1, 2)]
+    assert names == ["seed-1-f6161f1e43c9", "seed-2-0ba22a6fc4d1", "seed-7-0a3f43920fe9"]
+
+
 def test_data_that_changed_are_another_run(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     file = tmp_path / "small" / "small.inter"
@@ -246,10 +258,8 @@ def test_a_search_on_other_data_is_another_search(tmp_path: Path) -> None:
     """Wherever it is said where they lie."""
     (tmp_path / "space.yaml").write_text("learning_rate: {uniform: [0.1, 0.2]}\n", encoding="utf-8")
     (tmp_path / "small").mkdir()
-    suite = suite_of(
-        tmp_path,
-        f"datasets: [small]\nsettings: {{data_path: '{tmp_path}'}}\nmodels:\n  SASRecCE: {{search: {{space: space.yaml}}}}\n",
-    )
+    text = f"datasets: [small]\nsettings: {{data_path: '{tmp_path}'}}\n"
+    suite = suite_of(tmp_path, text + "models:\n  SASRecCE: {search: {space: space.yaml}}\n")
     places = set()
     for text in ("user_id:token\titem_id:token\n", "user_id:token\titem_id:token\na\tb\n"):
         (tmp_path / "small" / "small.inter").write_text(text, encoding="utf-8")
@@ -266,7 +276,9 @@ def test_a_key_is_drawn_by_a_search_or_given_to_all_runs(tmp_path: Path) -> None
         given = Overrides(keys, origin="command line")
         return plan_search(suite, suite.models[0], "small", output=tmp_path, given=given)
 
-    message = r"^learning_rate is given \(command line\) and drawn \(.*space\.yaml:2\) by the search for SASRecCE; leave"
+    message = (
+        r"^learning_rate is given \(command line\) and drawn \(.*space\.yaml:2\) by the search for SASRecCE; leave"
+    )
     with pytest.raises(UserError, match=message):
         plan(learning_rate=0.1)
 
@@ -283,7 +295,9 @@ def test_a_key_is_drawn_by_a_search_or_given_to_all_runs(tmp_path: Path) -> None
 
 
 def test_a_key_that_candidates_have_is_said_when_it_is_given(tmp_path: Path) -> None:
-    suite = suite_of(tmp_path, GOOD.replace("    seeds: 7", "    candidates: {num_steps: [8, 16], mask_mode: [key, query]}"))
+    suite = suite_of(
+        tmp_path, GOOD.replace("    seeds: 7", "    candidates: {num_steps: [8, 16], mask_mode: [key, query]}")
+    )
     said = SuitePlan(suite, tmp_path / "out", Overrides({"num_steps": 4}, origin="command line")).given_candidates()
     assert said == [
         "num_steps 4 (command line) is that of all runs: the candidates of DiffuRec without diffusion do not vary it"
