@@ -219,10 +219,11 @@ def read_suite(file: str | Path) -> Suite:
     models = tuple(_model(reader, label, entry, seeds, tuple(datasets)) for label, entry in listed.items())
     rows: dict[str, str] = {}
     for label in listed:
-        if rows.setdefault(table_label(label), label) != label:
+        row, where = table_label(label), reader.where("models", label)
+        if rows.setdefault(row, where) != where:
             raise UserError(
-                f"{reader.where('models', label)}: {label!r} and {rows[table_label(label)]!r} differ in blanks alone, "
-                "so they would be one row of the tables; give one another label"
+                f"{where}: '{row}' is in {rows[row]} too, with other blanks; they would be one row of the tables, so "
+                "give one another label"
             )
     evaluations = {
         name: reader.mapping(("evaluations", name), keys)
