@@ -62,7 +62,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
         config[key] = parse_value(options[key])  # a key of another analysis may be one of a run or an evaluation
     if config and not analysis.config:
         key = next(iter(config))
-        hint = nearest(key, own)
+        hint = nearest(key, [*own, "output", "data_path"])
         raise UserError(
             f"unknown key '{key}' of {name}; " + (f"did you mean '{hint}'?" if hint else f"it takes {', '.join(own)}")
         )

@@ -27,7 +27,7 @@ from recbole_diffusion import (
 )
 from recbole_diffusion.config_files import COMMAND_LINE, Overrides, parse_value
 from recbole_diffusion.config_presets import PRESETS, datasets_with_preset
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import UnknownKeyError, UserError
 from recbole_diffusion.model_table import OUR_MODELS
 from recbole_diffusion.registry import default_file_of, load_object, model_names, nearest, properties_directory
 
@@ -416,7 +416,20 @@ def _main(arguments: Sequence[str]) -> int:
         if not Path(name).is_file():  # said at once, before seconds of imports
             raise UserError(f"no configuration file {name}")
     compat.check_packages()
-    if parsed.word in COMMANDS:
-        return _show(COMMANDS[parsed.word].run(parsed.options, parsed.flags, parsed.config))
-    print(result_table(_WORD_FUNCTIONS[parsed.word](parsed)))
-    return 0
+    try:
+        if parsed.word in COMMANDS:
+            return _show(COMMANDS[parsed.word].run(parsed.options, parsed.flags, parsed.config))
+        print(result_table(_WORD_FUNCTIONS[parsed.word](parsed)))
+        return 0
+    except UnknownKeyError as error:
+        raise _meant(error, parsed.word) from error
+
+
+def _meant(error: UnknownKeyError, word: str) -> UserError:
+    """An unknown key of the command line, with the nearest of the keys that steer the word, too."""
+    options, flags = _keys_of(word)
+    own = [key for key in options if word in COMMANDS or word in OPTIONS[key][0]]
+    hint = nearest(error.key, [*own, *flags, *([error.hint] if error.hint else [])])
+    if error.origin != COMMAND_LINE or hint in (None, error.hint):
+        return error
+    return UnknownKeyError(error.key, error.origin, hint, "")

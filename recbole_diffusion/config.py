@@ -45,7 +45,7 @@ from recbole_diffusion.config_options import model_options, options_layer
 from recbole_diffusion.config_presets import preset_layers
 from recbole_diffusion.config_protocols import settle_protocol
 from recbole_diffusion.config_values import CHECKS, NotAllowedError, check_like
-from recbole_diffusion.errors import UserError
+from recbole_diffusion.errors import UnknownKeyError, UserError
 from recbole_diffusion.registry import (
     ModelEntry,
     default_file,
@@ -133,7 +133,9 @@ class RunConfig(Config):
         self._folders = {key: self.final_config_dict[key] for key in ("data_path", "checkpoint_dir")}
         self._let_recbole_finish()
         if self.entry.options_class is not None:
-            model_options(self.entry.options_class, self)  # now, and not after minutes of reading data
+            options: Any = model_options(self.entry.options_class, self)  # now, and not after minutes of reading data
+            if (check := getattr(self.model_class, "check_configuration", None)) is not None:
+                check(options, self)
 
     # ---- layers ----
 
@@ -214,10 +216,7 @@ class RunConfig(Config):
                         f"key '{key}' ({origin}) is read by {some}, not by {self.model}"
                         + (f"; its nearest key is '{hint}'" if hint else "")
                     )
-                raise UserError(
-                    f"unknown key '{key}' ({origin}); "
-                    + (f"did you mean '{hint}'?" if hint else f"neither RecBole nor the model {self.model} reads it")
-                )
+                raise UnknownKeyError(key, origin, hint, f"neither RecBole nor the model {self.model} reads it")
 
     # ---- values ----
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -105,7 +106,31 @@ def model_options(options_class: type[OptionsType], config: Any) -> OptionsType:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(with_origins(str(error), options_class, config)) from error
+
+
+def with_origins(message: str, options_class: type, config: Any) -> str:
+    """A message about a model's keys, with where a person gave those that it names.
+
+    Args:
+        message: names keys, or the `package.module:Name` that one of them has.
+        options_class: the model's dataclass of options.
+        config: a :class:`~recbole_diffusion.config.RunConfig`; of any other the message is left as it is.
+    """
+    if not callable(getattr(config, "is_given", None)):
+        return message
+    names = [option.name for option in dataclasses.fields(typing.cast(Any, options_class))]
+    named = {}
+    for key in (*names, "MAX_ITEM_LIST_LENGTH"):
+        if config.is_given(key):
+            value = str(config[key])
+            if re.search(rf"\b{re.escape(key)}\b", message) or (":" in value and value in message):
+                named[key] = config.origin(key)
+    if not named:
+        return message
+    places = set(named.values())
+    where = places.pop() if len(places) == 1 else ", ".join(f"{key}: {place}" for key, place in named.items())
+    return f"{message} ({where})"
 
 
 def options_layer(options_class: type) -> Layer:

@@ -182,3 +182,13 @@ def protocol_facts(config: Any) -> dict[str, Any]:
     if facts.get("split_time") is not None:
         del facts["split_ratio"]
     return facts
+
+
+def recorded_protocol(config: Any) -> dict[str, Any]:
+    """What a result records of its protocol: :func:`protocol_facts`, and what else its metrics depend on.
+
+    Args:
+        config: the configuration of the run.
+    """
+    keys = ("topk", "label_repeats", "category_field", "eval_seed", "MAX_ITEM_LIST_LENGTH")
+    return {**protocol_facts(config), **{key: config[key] for key in keys}}

@@ -73,6 +73,23 @@ def bar_style(index: int) -> dict[str, Any]:
     }
 
 
+def over_counts(panels: Sequence[Any], used: int, counts: Sequence[int], label: str) -> None:
+    """Draw the first panels over counts that double, each with its tick, and hide the rest.
+
+    Args:
+        panels: of `new_figure`.
+        used: how many of them something is drawn in.
+        counts: what is drawn at, ascending.
+        label: of the axis.
+    """
+    for panel in panels[:used]:
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(counts, [str(count) for count in counts])
+        panel.set_xlabel(label)
+    for panel in panels[used:]:
+        panel.set_visible(False)
+
+
 def legend_below(figure: Any, panels: Sequence[Any]) -> None:
     """One legend for all panels, below them, where it hides nothing; lines of one name stand in it once."""
     named: dict[str, Any] = {}

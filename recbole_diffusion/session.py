@@ -20,7 +20,7 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_diffusion.config import RunConfig
-from recbole_diffusion.config_protocols import protocol_facts
+from recbole_diffusion.config_protocols import recorded_protocol
 from recbole_diffusion.data.loading import prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
@@ -228,13 +228,7 @@ class TrainingSession:
             code=code_version(),
             versions=package_versions(),
             data=self.fingerprint,
-            protocol={
-                **protocol_facts(config),
-                **{
-                    key: config[key]
-                    for key in ("topk", "label_repeats", "category_field", "eval_seed", "MAX_ITEM_LIST_LENGTH")
-                },
-            },
+            protocol=recorded_protocol(config),
             finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         )
         self.folder.write_result(json.loads(json.dumps(facts, default=str)))

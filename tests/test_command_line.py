@@ -425,3 +425,36 @@ def test_a_whole_run_leaves_its_folder_and_nothing_else(small_data: Path, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     (folder,) = (tmp_path / "runs").iterdir()
     assert table[-1] == f"folder: {Path('runs') / folder.name}"
+
+
+# ---- mistyped keys of a word ----
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["run", "--model=SASRecCE", "--dataset=small", "--ouput=x"], "output"),
+        (["run", "--model=SASRecCE", "--dataset=small", "--epochz=3"], "epochs"),
+        (["benchmark", "suite.yaml", "--max_concurent=2"], "max_concurrent"),
+        (["tune", "--model=SASRecCE", "--dataset=small", "--tune=space.yaml", "--num_trails=2"], "num_trials"),
+        (["analyse", "schedules", "--model=SASRecCE", "--dataset=small", "--max_concurent=2"], "max_concurrent"),
+        (["analyse", "convergence", "--runs=x", "--ouput=2"], "output"),
+        (["recommend", "--checkpoint=x", "--histories=x", "--output=x", "--top_kk=2"], "top_k"),
+    ],
+)
+def test_the_hint_for_a_mistyped_key_may_be_one_of_the_words_own(
+    words: list[str], hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from recbole_diffusion.config import RunConfig
+
+    def configure(*_: Any, config: Any, **__: Any) -> None:
+        RunConfig("SASRecCE", "small", (), config)
+
+    monkeypatch.setattr("recbole_diffusion.recommendation.batch.recommend_file", configure)  # a checkpoint takes long
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "suite.yaml").write_text("datasets: [small]\nmodels:\n  SASRecCE:\n", encoding="utf-8")
+    (tmp_path / "space.yaml").write_text("learning_rate: {uniform: [0.1, 0.2]}\n", encoding="utf-8")
+    assert main(words) == 2
+    key = words[-1].partition("=")[0].removeprefix("--")
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(f"error: unknown key '{key}' ") and said.endswith(f"; did you mean '{hint}'?")

@@ -25,7 +25,7 @@ from recbole_diffusion.analyses.user_intervals import interval_columns, metric_c
 from recbole_diffusion.benchmarking.metric_names import printed_name
 from recbole_diffusion.config import RunConfig
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.pictures import line_style, new_figure, save
+from recbole_diffusion.pictures import line_style, new_figure, over_counts, save
 
 logger = logging.getLogger(__name__)
 
@@ -142,13 +142,7 @@ def _draw(request: Request, run: FinishedRun, points: list[Point], metrics: list
         )
     panels[len(shown)].set_ylabel(f"ms a user, {points[0].time.device}")
     panels[len(shown)].set_yscale("log")
-    ticks = sorted({point.steps for point in points})
-    for panel in panels[: len(shown) + 1]:
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(ticks, [str(tick) for tick in ticks])
-        panel.set_xlabel("reverse steps")
-    for panel in panels[len(shown) + 1 :]:
-        panel.set_visible(False)
+    over_counts(panels, len(shown) + 1, sorted({point.steps for point in points}), "reverse steps")
     if len(chains) > 1:
         panels[0].legend(frameon=False, fontsize=8)
     figure.suptitle(f"{run.config['model']} on {run.config['dataset']}", fontsize=11)

@@ -13,7 +13,7 @@ from typing import Any
 from recbole_diffusion.analyses.grid import given_values, variants_of
 from recbole_diffusion.analyses.request import Findings, Request
 from recbole_diffusion.analyses.sensitivity import vary
-from recbole_diffusion.config import Overrides, RunConfig, model_options
+from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.diffusion.schedules import SCHEDULES
 from recbole_diffusion.errors import UserError
 
@@ -41,8 +41,6 @@ def analyse(request: Request) -> Findings:
 def fitting_schedules(request: Request, values: Sequence[Any]) -> tuple[list[Any], dict[str, str]]:
     """Which schedules the model can be trained with here, and why not with the others.
 
-    A model's options say so by their method `schedule`; of a model without one all are taken.
-
     Raises:
         UserError: the configuration is refused whatever the schedule.
     """
@@ -54,11 +52,8 @@ def fitting_schedules(request: Request, values: Sequence[Any]) -> tuple[list[Any
     for value, variant in zip(values, variants_of([KEY], values), strict=True):
         try:
             keys = Overrides({**given, **variant.settings}, origin="--values")
-            config = RunConfig(model, dataset, (), keys)
-            options_class = config.entry.options_class
-            if options_class is not None and hasattr(options_class, "schedule"):
-                model_options(options_class, config).schedule()
-        except (UserError, ValueError) as error:
+            RunConfig(model, dataset, (), keys)
+        except UserError as error:
             refused[variant.value] = str(error)
         else:
             fitting.append(value)

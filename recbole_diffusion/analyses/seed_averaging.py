@@ -29,7 +29,7 @@ from recbole_diffusion.benchmarking.statistics import (
     user_means,
 )
 from recbole_diffusion.models.base import evaluation_seed
-from recbole_diffusion.pictures import COLOURS, line_style, new_figure, save
+from recbole_diffusion.pictures import COLOURS, line_style, new_figure, over_counts, save
 
 logger = logging.getLogger(__name__)
 
@@ -144,11 +144,6 @@ def _draw(request: Request, run: FinishedRun, points: list[Point], shown: list[s
     panel = panels[len(shown)]
     panel.plot(numbers, [point.time.ranking.median for point in points], **line_style(0))
     panel.set_ylabel(f"ms a user, {points[0].time.device}")
-    for panel in panels[: len(shown) + 1]:
-        panel.set_xscale("log", base=2)
-        panel.set_xticks(numbers, [str(number) for number in numbers])
-        panel.set_xlabel("samplings averaged")
-    for panel in panels[len(shown) + 1 :]:
-        panel.set_visible(False)
+    over_counts(panels, len(shown) + 1, numbers, "samplings averaged")
     figure.suptitle(f"{run.config['model']} on {run.config['dataset']}", fontsize=11)
     return save(figure, request.output / "seed_averaging", about="accuracy and time against samplings averaged")

@@ -107,7 +107,7 @@ def check_table(runs: Sequence[RunRecord], allow: Collection[str]) -> list[str]:
         UserError: names both runs and what differs.
     """
     notes: dict[str, None] = {}
-    for kind, difference in (("data", _other_data), ("protocol", _other_protocol)):
+    for kind, difference in (("data", other_data), ("protocol", _other_protocol)):
         for one, other in combinations(_one_of_each(runs, difference), 2):
             what = difference(one, other)
             if kind not in allow:
@@ -133,10 +133,10 @@ def _one_of_each(runs: Sequence[RunRecord], difference: Callable[[RunRecord, Run
 
 def comparable(one: RunRecord, other: RunRecord) -> bool:
     """Whether two runs were asked for the same rows of the same data, as far as that is recorded."""
-    return not _other_data(one, other) and not _other_protocol(one, other)
+    return not other_data(one, other) and not other_protocol_key(one, other)
 
 
-def _other_data(one: RunRecord, other: RunRecord) -> str:
+def other_data(one: RunRecord, other: RunRecord) -> str:
     """What of the data differs, as far as both recorded it; empty where nothing does.
 
     Files beside the interactions do not count, as in `provenance.check_same_data`.
@@ -159,13 +159,19 @@ def _short(value: Any) -> str:
     return "absent" if value is None else value[:12] if isinstance(value, str) else str(value)
 
 
-def _other_protocol(one: RunRecord, other: RunRecord) -> str:
+def other_protocol_key(one: RunRecord, other: RunRecord) -> str:
     """Which key of the protocol differs; empty where none does, as far as both recorded it."""
     facts, other_facts = one.protocol_facts, other.protocol_facts
     for key in facts:
         if key in other_facts and key not in _OF_THE_MODEL and facts[key] != other_facts[key]:
-            return f"{key} {facts[key]} and {other_facts[key]}"
+            return key
     return ""
+
+
+def _other_protocol(one: RunRecord, other: RunRecord) -> str:
+    """That key with both values."""
+    key = other_protocol_key(one, other)
+    return f"{key} {one.protocol_facts[key]} and {other.protocol_facts[key]}" if key else ""
 
 
 def notes_of(rows: Mapping[str, tuple[Sequence[RunRecord], Sequence[RunRecord]]]) -> list[str]:

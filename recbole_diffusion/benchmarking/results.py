@@ -158,7 +158,7 @@ def read_run(folder: Path | str, label: str | None = None) -> RunRecord:
     return RunRecord(
         folder=folder,
         model=model,
-        label=" ".join((label or str(about.get("label") or model)).split()),
+        label=table_label(label or str(about.get("label") or model)),
         published_as=str(about.get("compare_with") or model),
         dataset=dataset,
         protocol=str(protocol_facts["protocol"]),
@@ -179,6 +179,11 @@ def read_run(folder: Path | str, label: str | None = None) -> RunRecord:
         ended=(_checked(source, facts, "finished", str, optional=True) or "") if finished else "",
         processor_seconds=_checked(source, facts, "processor_seconds", float, optional=True),
     )
+
+
+def table_label(label: str) -> str:
+    """A label as tables have it: in one line, with single blanks."""
+    return " ".join(label.split())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -35,6 +35,12 @@ _FOLDER = "{folder}"  # stands for the dataset's folder in kept messages
 _MAPS = ("field2type", "field2source", "field2seqlen", "field2bucketnum")
 
 
+def reading_keys(config: Any) -> dict[str, Any]:
+    """The keys that reading a dataset depends on, besides its files, with their values."""
+    keys = [key for key in (*_DATASET_KEYS, *_OTHER_KEYS) if key not in _OF_BATCHES]
+    return {key: config[key] for key in sorted(set(keys))}
+
+
 @dataclass(frozen=True)
 class Found:
     """An entry of the cache as a dataset takes it."""
@@ -100,12 +106,11 @@ class PreparedData:
 
     def _settings(self) -> dict[str, Any]:
         """Everything besides the file's contents that reading depends on."""
-        keys = [key for key in (*_DATASET_KEYS, *_OTHER_KEYS) if key not in _OF_BATCHES]
         beside = sorted(path.suffix for path in self.source.parent.glob(f"{self.source.stem}.*"))
         return {
             "version": PREPARED_VERSION,
             "files": beside,
-            "keys": {key: self.config[key] for key in sorted(set(keys))},
+            "keys": reading_keys(self.config),
         }
 
     @contextlib.contextmanager

@@ -23,13 +23,14 @@ EXPERIMENT = "recbole"
 _ENVIRONMENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _STATUS = {FINISHED: "FINISHED", FAILED: "FAILED", INTERRUPTED: "KILLED"}
 _PARAMETERS_AT_A_TIME = 100  # MLflow's limit of one request
+_DESCRIBED = "described"  # whether the configuration is logged
 _LONGEST_PARAMETER = 500  # characters; older servers take no more
 
 
 class MlflowLogger:
     """A run of MLflow's; a resumed run goes on with the same one."""
 
-    def open(self, run: LoggedRun, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    def open(self, run: LoggedRun, known: dict[str, Any]) -> None:
         """Begin a run with the configuration as its parameters, or go on with the one that is `known`."""
         for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -39,11 +40,15 @@ class MlflowLogger:
         if self.run_id:
             self.client.update_run(self.run_id, status="RUNNING")
         else:
-            self._begin(mlflow, run)
+            self.run_id = self._begun(run)
+            known.update({"run_id": self.run_id, _DESCRIBED: False})
+        if not known.get(_DESCRIBED, True):  # the runs of older versions are described
+            self._describe(mlflow, run)
+            known[_DESCRIBED] = True
         logger.info("mlflow run %s", self.run_id)
-        return {"run_id": self.run_id}
 
-    def _begin(self, mlflow: Any, run: LoggedRun) -> None:
+    def _begun(self, run: LoggedRun) -> Any:
+        """A new run's id."""
         name = run.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
         number = None if run.experiment else os.environ.get("MLFLOW_EXPERIMENT_ID")
         if number is None:
@@ -51,7 +56,10 @@ class MlflowLogger:
             number = self.client.create_experiment(name) if there is None else there.experiment_id
         tags = {key: str(run.config[key]) for key in ("model", "dataset", "seed")}
         made = self.client.create_run(number, run_name=run.name, tags={**tags, "folder": str(run.folder.absolute())})
-        self.run_id = made.info.run_id
+        return made.info.run_id
+
+    def _describe(self, mlflow: Any, run: LoggedRun) -> None:
+        """Log the configuration; what is logged already may be logged again."""
         parameters = [mlflow.entities.Param(_name(key), text) for key, text in _texts(run.config)]
         for begin in range(0, len(parameters), _PARAMETERS_AT_A_TIME):
             self.client.log_batch(self.run_id, params=parameters[begin : begin + _PARAMETERS_AT_A_TIME])

@@ -41,11 +41,11 @@ class LoggedRun:
 class Logger(Protocol):
     """One place that a run is logged to. Any method may raise; :class:`RunLoggers` sees to it."""
 
-    def open(self, run: LoggedRun, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    def open(self, run: LoggedRun, known: dict[str, Any]) -> None:
         """Begin to log, or go on where `known`, of an earlier part of the run, says.
 
-        Returns:
-            what a later part needs to go on, as JSON.
+        What a later part needs to go on is put into `known`, as JSON, as soon as it is there: it is kept although what
+        follows fails.
         """
 
     def epoch(self, number: int, values: Mapping[str, float]) -> None:

@@ -154,9 +154,11 @@ class _Guarded:
         """The logger, open."""
         if self._logger is None:
             opened: Logger = logger_class(self.name)()
-            self.known.update(opened.open(self._run(), self.known))
+            try:
+                opened.open(self._run(), self.known)
+            finally:
+                self._keep()
             self._logger = opened
-            self._keep()
         return self._logger
 
     def _try(self, action: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ from recbole_diffusion.loggers.records import LoggedRun
 class TensorBoardLogger:
     """Event files in ``tensorboard/`` of the run's folder; a resumed run adds a file."""
 
-    def open(self, run: LoggedRun, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    def open(self, run: LoggedRun, known: dict[str, Any]) -> None:
         """Begin an event file; the configuration is written once."""
         from torch.utils.tensorboard import SummaryWriter
 
@@ -23,7 +23,7 @@ class TensorBoardLogger:
         if not known.get("config"):
             text = yaml.safe_dump(dict(run.config), sort_keys=True, allow_unicode=True, default_flow_style=None)
             self.writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))
-        return {"config": True}
+        known["config"] = True
 
     def epoch(self, number: int, values: Mapping[str, float]) -> None:
         """A scalar for each value."""

@@ -24,7 +24,7 @@ _SECONDS_TO_FINISH = 120  # that the end of a run waits for a server which does 
 class WandbLogger:
     """A run of wandb's; a resumed run goes on with the same one."""
 
-    def open(self, run: LoggedRun, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    def open(self, run: LoggedRun, known: dict[str, Any]) -> None:
         """Begin a run, go on with the one that is `known`, or use the active one."""
         wandb = import_logger(WANDB, "loggers")
         logging.getLogger("wandb").propagate = False  # what it says of itself goes to its own files
@@ -46,10 +46,10 @@ class WandbLogger:
         else:
             self.run = wandb.run
             self.run.config.update(dict(run.config), allow_val_change=True)
+        known.update(id=self.run.id, project=self.run.project, entity=self.run.entity or None)
         for split in ("train", "valid"):
             self.run.define_metric(f"{split}/*", step_metric="epoch")
         logger.info("wandb run %s%s", self.run.id, f", {self.run.url}" if self.run.url else f" in {self.run.dir}")
-        return {"id": self.run.id, "project": self.run.project, "entity": self.run.entity or None}
 
     def epoch(self, number: int, values: Mapping[str, float]) -> None:
         """One step of the history, drawn over `epoch`."""

@@ -28,6 +28,7 @@ from torch.nn import functional
 from recbole_diffusion.config import model_options
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, RowNoise
 from recbole_diffusion.linear import linear
+from recbole_diffusion.models.without_data import refuse_what_parts_refuse
 from recbole_diffusion.registry import load_object
 
 EVALUATION_ROW = "evaluation_row"
@@ -124,6 +125,22 @@ class VectorRecommender(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.options = model_options(type(self).Options, config)
+
+    @classmethod
+    def check_configuration(cls, options: Any, config: Any) -> None:
+        """Refuse, before any data are read, what no data could make right.
+
+        A class with a constructor of its own outside this package is not built for it: that may do anything.
+
+        Args:
+            options: those of `config`.
+            config: the run's `RunConfig`.
+
+        Raises:
+            UserError: in one line, with where the key was given.
+        """
+        if cls.__init__.__module__.partition(".")[0] == __name__.partition(".")[0]:
+            refuse_what_parts_refuse(cls, options, config)
 
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:
         """Named, weighted loss terms of a training batch; their sum is minimised."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import recbole_diffusion
 from recbole_diffusion.benchmarking.printed import NOTHING, columns_of_tests, figure, lines_of_tests
+from recbole_diffusion.benchmarking.results import RunRecord
 from recbole_diffusion.benchmarking.tables import ResultTable
 from recbole_diffusion.reporting import plot_data
 from recbole_diffusion.reporting.circumstances import (
@@ -53,12 +54,12 @@ def page_content(report: SuiteReport, folder: Path) -> dict[str, Any]:
                     shown.append((evaluation, other))
         sections.append(_section(number, shown, curves[id(table)], _states(report, table, first), folder))
     records = [run.record for run in report.runs if run.record is not None and run.record.finished]
-    seconds = sum(record.seconds or 0.0 for record in records)
+    times = _times(report, records)
     counts = Counter(run.state for run in report.runs)
     return {
         "name": report.name,
         "about": report.about,
-        "summary": _summary(report, counts, seconds),
+        "summary": _summary(report, counts, times),
         "complete": counts[FINISHED] == len(report.runs),
         "waiting": [_waiting(run, folder) for run in report.runs if run.state != FINISHED],
         "without_results": [
@@ -84,7 +85,7 @@ def page_content(report: SuiteReport, folder: Path) -> dict[str, Any]:
         "searches": [_search(search, folder) for search in report.searches],
         "environment": environment_facts(records),
         "ended": _ended([record.ended for record in records if record.ended]),
-        "time": duration(seconds) if records else "",
+        "times": times,
         "command": report.command,
         "text": report.text,
         "version": recbole_diffusion.__version__,
@@ -190,7 +191,26 @@ def _overview(section: Mapping[str, Any], table: ResultTable) -> dict[str, Any]:
     }
 
 
-def _summary(report: SuiteReport, counts: Mapping[str, int], seconds: float) -> list[str]:
+def _times(report: SuiteReport, records: Sequence[RunRecord]) -> list[tuple[str, str]]:
+    """How long what is finished took, each second once: the runs, what else was tried, further evaluations."""
+    tried = [trial.seconds for search in report.searches for trial in search.trials if not trial.in_a_run]
+    evaluated = [
+        run.seconds
+        for evaluation in report.evaluations[1:]
+        for table in evaluation.tables
+        for row in table.rows
+        for run in row.runs
+    ]
+    parts = [
+        ("runs", [record.seconds for record in records]),
+        ("searches and candidates beside them", tried),
+        ("further evaluations", evaluated),
+    ]
+    totals = [(name, sum(one or 0.0 for one in seconds)) for name, seconds in parts]
+    return [(name, duration(total)) for name, total in totals if total]
+
+
+def _summary(report: SuiteReport, counts: Mapping[str, int], times: Sequence[tuple[str, str]]) -> list[str]:
     """The suite in a few words."""
     seeds = sorted({run.seed for run in report.runs})
     parts = [
@@ -199,9 +219,7 @@ def _summary(report: SuiteReport, counts: Mapping[str, int], seconds: float) -> 
         _number(len(report.labels), "model"),
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
     ]
-    if seconds:
-        parts.append(f"{duration(seconds)} of runs")
-    return parts
+    return [*parts, *(f"{time} of {name}" for name, time in times)]
 
 
 def _number(count: int, word: str) -> str:
@@ -256,6 +274,7 @@ def _search(search: SearchReport, folder: Path) -> dict[str, Any]:
         ],
         "more": max(0, len(search.trials) - MOST_TRIALS),
         "folder": link(search.folder, folder) + "/" if search.folder else "",
+        "failure": search.failure,
     }
 
 

@@ -83,6 +83,7 @@ class Trial:
         best_epoch, epochs: of the best validation, and trained.
         seconds: that it took; None where that is not known.
         folder: of its run; None where it has none of its own.
+        in_a_run: whether its time is, or is part of, that of a finished run of the tables.
     """
 
     values: Mapping[str, Any]
@@ -92,6 +93,7 @@ class Trial:
     epochs: int = 0
     seconds: float | None = None
     folder: Path | None = None
+    in_a_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class SearchReport:
         trials: in order, the best first where they are ranked.
         chosen: keys and values; None before there is a choice.
         folder: of the search; None where it has none of its own, or not yet.
+        failure: why the search as a whole failed; empty where it did not.
     """
 
     label: str
@@ -116,6 +119,7 @@ class SearchReport:
     trials: Sequence[Trial]
     chosen: Mapping[str, Any] | None
     folder: Path | None = None
+    failure: str = ""
 
 
 @dataclass(frozen=True)

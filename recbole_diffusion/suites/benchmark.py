@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config import Overrides
 from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.loggers.choice import check_loggers
@@ -21,16 +20,15 @@ from recbole_diffusion.ray_session import cores
 from recbole_diffusion.reporting.page import write_report
 from recbole_diffusion.suites import searching
 from recbole_diffusion.suites.on_ray import Cluster, run_all_on_ray
-from recbole_diffusion.suites.performing import LOG, Outcome, Processes, logger_keys
-from recbole_diffusion.suites.plan import PlannedRun, data_files
+from recbole_diffusion.suites.performing import Outcome, Processes, logger_keys
+from recbole_diffusion.suites.plan import PlannedRun
 from recbole_diffusion.suites.plan_file import write_plan
 from recbole_diffusion.suites.report import command_of, suite_report
+from recbole_diffusion.suites.run_data import check_data
 from recbole_diffusion.suites.runner import Progress, RunQueue, locked, run_all
-from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.suites.suite_plan import SuitePlan
 from recbole_diffusion.suites.tables import AS_TRAINED, read_records, suite_tables, write_suite_tables
-from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.progress_lines import messages
 
 logger = logging.getLogger(__name__)
@@ -48,6 +46,8 @@ class SuiteResult:
         tables: the files of the tables.
         report: the page that says all of it.
         total: of runs, candidates included.
+        searched: how those searches ended that were made now.
+        searches: how many there are.
     """
 
     suite: Suite
@@ -57,6 +57,8 @@ class SuiteResult:
     tables: tuple[Path, ...]
     report: Path
     total: int
+    searched: tuple[Outcome, ...] = ()
+    searches: int = 0
 
     @property
     def missing(self) -> list[PlannedRun]:
@@ -64,16 +66,20 @@ class SuiteResult:
         return [run for run in self.runs if not run.finished]
 
     def check(self) -> None:
-        """Refuse to go on where runs failed.
+        """Refuse to go on where runs or searches failed.
 
         Raises:
             UserError: how many, and why the first one did.
         """
-        failed = [outcome for outcome in self.outcomes if outcome.reason is not None]
+        failed, counts = [], []
+        for outcomes, total, word in ((self.searched, self.searches, "searches"), (self.outcomes, self.total, "runs")):
+            of_it = [outcome for outcome in outcomes if outcome.reason is not None]
+            failed += of_it
+            counts += [f"{len(of_it)} of {total} {word}"] if of_it else []
         if failed:
             raise UserError(
-                f"{len(failed)} of {self.total} runs failed, the first: {failed[0].name}: {failed[0].reason}; the "
-                f"others are kept in {self.folder} ({self.report.name} says which), the same command tries again"
+                f"{' and '.join(counts)} failed, the first: {failed[0].name}: {failed[0].reason}; the others are kept "
+                f"in {self.folder} ({self.report.name} says which), the same command tries again"
             )
 
 
@@ -108,7 +114,7 @@ def benchmark(
         tables_only: run nothing; the tables of what is finished, also while another process runs the suite.
 
     Raises:
-        UserError: anything a person can correct, before a run starts, or the searches that failed.
+        UserError: anything a person can correct, before a run starts.
         KeyboardInterrupt: after Ctrl-C; the same call goes on.
     """
     suite = read_suite(file)
@@ -140,39 +146,39 @@ def benchmark(
     plan = SuitePlan(suite, folder, given)
     if tables_only:
         plan.look()
-        return _result(plan, (), command)
+        return _result(plan, (), (), command)
     # Everything that can be wrong with keys and data is found before anything starts.
     planned = plan.first_runs()
     if cluster is not None:
         _refuse_workers(planned)
     _check_loggers(planned, place, given.origin)
     with messages(show_progress), _goes_on(), locked(folder) as lock:
-        if _prepare_data(planned, place):
+        for line in plan.given_candidates():
+            logger.warning(line)
+        if check_data(planned, place, origin=given.origin, searched=plan.searches):
             plan = SuitePlan(suite, folder, given)  # the data are part of what a run is, and were not there yet
         keep = () if lock is None else (lock,)
-        plan.chosen.update(
-            _searched(plan.searches.values(), place, keep, cluster.joined if cluster is not None else None)
-        )
-        queue = RunQueue(plan.first_runs(), _tell, position=plan.position, then=plan.then, total=plan.total)
+        searched = _search(plan, place, keep, cluster.joined if cluster is not None else None)
+        queue = RunQueue(plan.ready_runs(), _tell, position=plan.position, then=plan.then, total=plan.possible)
         write_plan(folder, suite, plan.settled_runs())
         try:
             if cluster is not None:
                 outcomes = run_all_on_ray(queue, place, cluster, folder=folder, at_a_time=max_concurrent)
             else:
                 outcomes = run_all(queue, place, at_a_time=max_concurrent or 1, keep=keep)
-        finally:  # with what has been chosen; a candidate that failed keeps its model's runs from being made
+        finally:  # with what has been chosen
             write_plan(folder, suite, plan.settled_runs())
-    return _result(plan, outcomes, command)
+    return _result(plan, outcomes, searched, command)
 
 
-def _result(plan: SuitePlan, outcomes: Sequence[Outcome], command: str) -> SuiteResult:
+def _result(plan: SuitePlan, outcomes: Sequence[Outcome], searched: Sequence[Outcome], command: str) -> SuiteResult:
     """Write the tables and the report of what is finished."""
     suite, folder, runs = plan.suite, plan.folder, plan.settled_runs()
     records = read_records(suite, runs)
-    tables = {AS_TRAINED: suite_tables(suite, records)}
+    tables = {AS_TRAINED: suite_tables(suite, runs, records)}
     for name in suite.evaluations:
-        tables[name] = suite_tables(suite, read_records(suite, runs, name))
-    files = write_suite_tables(tables, folder)
+        tables[name] = suite_tables(suite, runs, read_records(suite, runs, name))
+    files = write_suite_tables(suite, tables, folder)
     report = suite_report(
         suite,
         folder,
@@ -184,7 +190,17 @@ def _result(plan: SuitePlan, outcomes: Sequence[Outcome], command: str) -> Suite
         choices=tuple(plan.choices.values()),
         command=command,
     )
-    return SuiteResult(suite, folder, runs, tuple(outcomes), tuple(files), write_report(report, folder), plan.total)
+    return SuiteResult(
+        suite=suite,
+        folder=folder,
+        runs=runs,
+        outcomes=tuple(outcomes),
+        tables=tuple(files),
+        report=write_report(report, folder),
+        total=plan.total,
+        searched=tuple(searched),
+        searches=len(plan.searches),
+    )
 
 
 def _cluster(address: str | None, cpus: int | None, gpus: float | None, threads: int | None) -> Cluster | None:
@@ -226,8 +242,7 @@ def _check_loggers(planned: Iterable[PlannedRun], place: Mapping[str, Any], orig
         keys = {key: value for key, value in logger_keys(run, place).items() if key != "run_name"}
         if keys and str(keys) not in seen and not run.finished:
             seen.add(str(keys))
-            given = {**run.keys, **keys, "preset": run.preset}
-            check_loggers(RunConfig(run.model, run.dataset, (), Overrides(given, origin=origin)))
+            check_loggers(run.config(keys, origin=origin))
 
 
 @contextlib.contextmanager
@@ -240,45 +255,28 @@ def _goes_on() -> Iterator[None]:
         raise
 
 
-def _prepare_data(planned: Iterable[PlannedRun], place: Mapping[str, Any]) -> bool:
-    """Read each dataset once, into the cache that its runs map into memory; not one whose runs are finished.
-
-    Returns:
-        whether one was downloaded.
-
-    Raises:
-        UserError: it is absent, or cannot be read.
-    """
-    downloaded = False
-    first = {run.dataset: run for run in planned if not run.finished}
-    for run in first.values():
-        logger.info("data of %s", run.dataset)
-        config = RunConfig(run.model, run.dataset, (), {**run.keys, **place, "preset": run.preset})
-        there = bool(data_files(str(config["data_path"])))
-        prepare_data(config)
-        downloaded = downloaded or not there
-    if downloaded:
-        data_files.cache_clear()
-    return downloaded
-
-
-def _searched(
-    searches: Iterable[PlannedSearch], place: Mapping[str, Any], keep: tuple[int, ...], ray_address: str | None
-) -> dict[tuple[str, str], dict[str, Any]]:
-    """Make the searches that are missing, one after the other; what each chose."""
-    chosen: dict[tuple[str, str], dict[str, Any]] = {}
-    for search in searches:
+def _search(plan: SuitePlan, place: Mapping[str, Any], keep: tuple[int, ...], ray_address: str | None) -> list[Outcome]:
+    """Make the searches that are missing, one after the other, and take what each chose; how those ended."""
+    outcomes = []
+    for row, search in plan.searches.items():
         values = search.chosen()
         if values is None:
-            began = time.monotonic()
             logger.info("%s begins", search.name)
-            searching.make(search, place, Processes(), keep=keep, ray_address=ray_address)
+            outcome = searching.make(search, place, Processes(), keep=keep, ray_address=ray_address)
+            outcomes.append(outcome)
             values = search.chosen()
-            logger.info("%s: %s after %.0f s", search.name, values, time.monotonic() - began)
-        if values is None:
-            raise UserError(f"the {search.name} has chosen nothing; see {search.place / LOG}")
-        chosen[search.model.label, search.dataset] = values
-    return chosen
+            if values is None:
+                logger.warning(
+                    "%s failed after %.0f s: %s; %s has no runs on %s",
+                    search.name,
+                    outcome.seconds,
+                    outcome.reason,
+                    *row,
+                )
+                continue
+            logger.info("%s: %s after %.0f s", search.name, values, outcome.seconds)
+        plan.chosen[row] = values
+    return outcomes
 
 
 def _tell(progress: Progress) -> None:

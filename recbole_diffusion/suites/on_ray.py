@@ -20,7 +20,7 @@ from typing import Any
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import first_line, import_ray, ray_running, search_path
 from recbole_diffusion.suites.performing import Outcome, Processes, perform
-from recbole_diffusion.suites.plan import PlannedRun
+from recbole_diffusion.suites.plan import PlannedRun, note_failure
 from recbole_diffusion.suites.runner import RunQueue, locked, terminated_like_interrupted
 from recbole_diffusion.tuning.placement import check_resources, module_places
 
@@ -165,7 +165,7 @@ def _outcome(ray: Any, reference: Any, run: PlannedRun, began: float) -> Outcome
         reason = (
             f"its worker was lost ({first_line(error)}); the run goes on from its last epoch when it is tried again"
         )
-        run.note_failure(reason)
+        note_failure(run.place, reason)
         return Outcome(run.name, time.monotonic() - began, reason)
     return outcome
 

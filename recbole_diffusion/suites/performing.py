@@ -19,7 +19,7 @@ import yaml
 
 from recbole_diffusion.config_files import read_yaml
 from recbole_diffusion.config_keys import LOGGER_KEYS
-from recbole_diffusion.suites.plan import FAILED, PlannedRun, newest_run
+from recbole_diffusion.suites.plan import FAILED, PlannedRun, newest_run, note_failure
 from recbole_diffusion.training.checkpoint import write_text_atomically
 from recbole_diffusion.training.run_folder import RunFolder
 
@@ -147,7 +147,7 @@ def perform(
         words = ["run", f"--config_files='{run.place / ASKED}'", f"--output={run.place}"]
     else:
         words = ["run", f"--resume={folder}"]
-        words += [f"--{key}={_word(value)}" for key, value in {**place, **logged}.items()]
+        words += [f"--{key}={as_word(value)}" for key, value in {**place, **logged}.items()]
     code = 0
     if folder is None or not (folder / "result.json").is_file():
         code = processes.call(words, log, environment=environment, keep=keep)
@@ -155,7 +155,7 @@ def perform(
     if code == 0 and folder is not None:
         for name in run.missing_evaluations():
             words = ["evaluate", f"--checkpoint={folder}", f"--output={run.evaluation_place(name)}"]
-            words += [f"--{key}={_word(value)}" for key, value in {**run.evaluations[name], **place}.items()]
+            words += [f"--{key}={as_word(value)}" for key, value in {**run.evaluations[name], **place}.items()]
             code = processes.call(words, log, environment=environment, keep=keep)
             if code:
                 break
@@ -165,7 +165,7 @@ def perform(
     if not code:
         return Outcome(run.name, seconds)
     why = reason(code, log)
-    run.note_failure(why)
+    note_failure(run.place, why)
     return Outcome(run.name, seconds, why)
 
 
@@ -189,7 +189,7 @@ def _gone_on_from(run: PlannedRun) -> Path | None:
     return target
 
 
-def _word(value: Any) -> str:
+def as_word(value: Any) -> str:
     """A value as the command line takes it."""
     return yaml.safe_dump(value, default_flow_style=True, width=2**20).removesuffix("\n...\n").strip()
 

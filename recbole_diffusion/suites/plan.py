@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from recbole_diffusion.config import Overrides, RunConfig, read_yaml
+from recbole_diffusion.config import COMMAND_LINE, Overrides, RunConfig, read_yaml
 from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError
@@ -62,6 +62,7 @@ class PlannedRun:
         evaluations: names and keys, as they are resolved, of the further evaluations of its checkpoint.
         candidate: what it is as one of several configurations; empty where it is not.
         goes_on_from: the folder of the shorter run, same in all but its time_limit, that this one continues.
+        origins: where its keys were given, for messages.
     """
 
     label: str
@@ -74,6 +75,18 @@ class PlannedRun:
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     candidate: str = ""
     goes_on_from: Path | None = None
+    origins: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    def config(self, place: Mapping[str, Any] | None = None, *, origin: str = COMMAND_LINE) -> RunConfig:
+        """Its configuration.
+
+        Args:
+            place: keys that say where and how it runs.
+            origin: where they were given.
+        """
+        overrides = Overrides({**self.keys, **(place or {}), "preset": self.preset}, origin=origin)
+        overrides.origins = {key: where for key, where in self.origins.items() if key not in (place or {})}
+        return RunConfig(self.model, self.dataset, (), overrides)
 
     @property
     def name(self) -> str:
@@ -95,13 +108,7 @@ class PlannedRun:
     @property
     def failure(self) -> str | None:
         """Why its last attempt failed; None where it did not."""
-        file = self.place / FAILED
-        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
-
-    def note_failure(self, reason: str) -> None:
-        """Keep why an attempt failed."""
-        self.place.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(self.place / FAILED, f"{reason}\n")
+        return read_failure(self.place)
 
     def evaluation_place(self, name: str) -> Path:
         """Where an evaluation's folder is made."""
@@ -184,6 +191,7 @@ def plan_run(
         keys=keys,
         place=_free(output / "runs" / slug(dataset) / slug(model.label), name, results_of(config.to_plain())),
         evaluations=evaluations,
+        origins={key: overrides.origin_of(key) for key in keys},
     )
 
 
@@ -220,8 +228,9 @@ def _checked(model: SuiteModel, dataset: str, overrides: Overrides, suite: Suite
     except UserError as error:
         where = suite.lines.get(("models", model.label), str(suite.file))
         text = str(error)
-        said = str(suite.file) in text or f"({overrides.origin}" in text  # it says where the key was given
-        raise UserError(text if said else f"{where}: {text}") from None
+        if str(suite.file) in text or overrides.origin in text:  # it says where the key was given
+            raise
+        raise UserError(f"{where}: {text}") from None
 
 
 def _digest(config: RunConfig, preset: str | None, keys: Mapping[str, Any]) -> str:
@@ -265,6 +274,18 @@ def data_files(folder: str) -> tuple[tuple[str, str], ...]:
         if path.suffix in ATOMIC_SUFFIXES:
             found.append((path.name, file_digest(path)))
     return tuple(found)
+
+
+def read_failure(place: Path) -> str | None:
+    """Why the last attempt to make what lies in a folder failed; None where it did not."""
+    file = place / FAILED
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def note_failure(place: Path, reason: str) -> None:
+    """Keep why an attempt failed, for whoever looks later."""
+    place.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(place / FAILED, f"{reason}\n")
 
 
 def newest_run(place: Path) -> Path | None:

@@ -22,7 +22,7 @@ def write_plan(folder: Path, suite: Suite, runs: Sequence[PlannedRun]) -> None:
         "suite": suite.name,
         "about": suite.about,
         "reference": suite.reference,
-        "runs": [{**dataclasses.asdict(run), **_paths(run, folder)} for run in runs],
+        "runs": [{**_facts(run), **_paths(run, folder)} for run in runs],
     }
     write_text_atomically(folder / SUITE_FILE, json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n")
 
@@ -42,6 +42,11 @@ def _read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is no suite's folder: it has no {SUITE_FILE}")
     facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return facts
+
+
+def _facts(run: PlannedRun) -> dict[str, Any]:
+    """What a run is, without where its keys were given."""
+    return {key: value for key, value in dataclasses.asdict(run).items() if key != "origins"}
 
 
 def _paths(run: PlannedRun, folder: Path) -> dict[str, str | None]:

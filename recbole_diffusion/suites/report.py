@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.benchmarking.metric_names import printed_name
-from recbole_diffusion.benchmarking.results import RunRecord
+from recbole_diffusion.benchmarking.results import RunRecord, table_label
 from recbole_diffusion.benchmarking.tables import ResultTable
 from recbole_diffusion.reporting.suite_report import (
     FAILED,
@@ -73,7 +73,7 @@ def suite_report(
         datasets=list(suite.datasets),
         contestants=[
             Contestant(
-                label=_label(model.label),
+                label=table_label(model.label),
                 model=model.model,
                 preset=model.preset or "",
                 settings=model.settings,
@@ -87,21 +87,47 @@ def suite_report(
             folder,
             {(run.label, run.dataset, run.seed): (run, record) for run, record in zip(runs, records, strict=True)},
             reasons,
+            _not_chosen(searches, choices, reasons),
         ),
         evaluations=[
             Evaluation(name, settings[name], of_it, tables_folder(folder, name)) for name, of_it in tables.items()
         ],
-        searches=[*map(_search, searches), *(_choice(suite, choice) for choice in choices)],
+        searches=[
+            *map(_search, searches),
+            *(_choice(suite, choice, _timed(runs, records)) for choice in choices),
+        ],
     )
 
 
-def _label(label: str) -> str:
-    """As tables have it."""
-    return " ".join(label.split())
+def _timed(runs: Sequence[PlannedRun], records: Sequence[RunRecord | None]) -> set[Path | None]:
+    """The folders whose time is in that of finished runs: their own, and those of shorter runs that they go on from."""
+    finished = [run for run, record in zip(runs, records, strict=True) if record is not None and record.finished]
+    return {place for run in finished for place in (run.place, run.goes_on_from)}
+
+
+def _not_chosen(
+    searches: Sequence[PlannedSearch], choices: Sequence[Choice], reasons: Mapping[str, Outcome]
+) -> dict[tuple[str, str], str]:
+    """Why a model has no configuration on a dataset, where what was to choose it failed."""
+    found: dict[tuple[str, str], str] = {}
+    for choice in choices:
+        for run in choice.runs:
+            outcome = reasons.get(run.name)
+            reason = run.failure or (outcome.reason if outcome is not None and not outcome.interrupted else None)
+            if reason is not None:
+                found.setdefault((choice.label, choice.dataset), f", a candidate failed: {reason}")
+    for search in searches:
+        if search.failure is not None:
+            found[search.model.label, search.dataset] = f", the search failed: {search.failure}"
+    return found
 
 
 def _states(
-    suite: Suite, folder: Path, runs: Mapping[Row, tuple[PlannedRun, RunRecord | None]], reasons: Mapping[str, Outcome]
+    suite: Suite,
+    folder: Path,
+    runs: Mapping[Row, tuple[PlannedRun, RunRecord | None]],
+    reasons: Mapping[str, Outcome],
+    not_chosen: Mapping[tuple[str, str], str],
 ) -> list[RunState]:
     """Every row of the suite; one whose configuration is not chosen yet has no planned run."""
     states = []
@@ -110,10 +136,9 @@ def _states(
         if run is not None:
             states.append(_state(run, record, reasons.get(run.name)))
             continue
-        outcome = reasons.get(f"{model.label} on {dataset}, seed {model.seeds[0]}")
-        reason = "its configuration is not chosen" + (f", a candidate failed: {outcome.reason}" if outcome else "")
+        reason = "its configuration is not chosen" + not_chosen.get((model.label, dataset), "")
         place = folder / "runs" / slug(dataset) / slug(model.label)
-        states.append(RunState(_label(model.label), dataset, seed, NOT_BEGUN, reason, place, None))
+        states.append(RunState(table_label(model.label), dataset, seed, NOT_BEGUN, reason, place, None))
     return states
 
 
@@ -127,7 +152,7 @@ def _state(run: PlannedRun, record: RunRecord | None, outcome: Outcome | None) -
         state, reason = NOT_BEGUN if record is None else UNFINISHED, ""
     if record is not None and record.finished and missing:
         reason = f"trained, but not evaluated {', '.join(missing)}" + (f": {reason}" if reason else "")
-    return RunState(_label(run.label), run.dataset, run.seed, state, reason, run.place, record)
+    return RunState(table_label(run.label), run.dataset, run.seed, state, reason, run.place, record)
 
 
 def _search(search: PlannedSearch) -> SearchReport:
@@ -138,7 +163,7 @@ def _search(search: PlannedSearch) -> SearchReport:
     if sweep is not None and (sweep / "tune_result.json").is_file():
         facts = json.loads((sweep / "tune_result.json").read_text(encoding="utf-8"))
     return SearchReport(
-        label=_label(search.model.label),
+        label=table_label(search.model.label),
         dataset=search.dataset,
         asked=search.model.search.num_trials,
         metric=facts.get("metric", ""),
@@ -156,11 +181,12 @@ def _search(search: PlannedSearch) -> SearchReport:
         ],
         chosen=search.chosen(),
         folder=sweep,
+        failure=search.failure or "",
     )
 
 
-def _choice(suite: Suite, choice: Choice) -> SearchReport:
-    """Candidates, each of them a run."""
+def _choice(suite: Suite, choice: Choice, timed: Container[Path | None]) -> SearchReport:
+    """Candidates, each of them a run; `timed` are the folders of those that finished runs are or go on from."""
     records = read_records(suite, choice.runs)
     lists: dict[str, list[Any]] = {}
     for values in choice.values:
@@ -169,7 +195,7 @@ def _choice(suite: Suite, choice: Choice) -> SearchReport:
             if value not in listed:
                 listed.append(value)
     return SearchReport(
-        label=_label(choice.label),
+        label=table_label(choice.label),
         dataset=choice.dataset,
         asked=len(choice.runs),
         metric=next((printed_name(record.valid_metric) for record in records if record and record.valid_metric), ""),
@@ -185,10 +211,11 @@ def _choice(suite: Suite, choice: Choice) -> SearchReport:
                 record.epochs,
                 record.seconds,
                 record.folder,
+                run.place in timed,
             )
             for run, record, values, score in zip(choice.runs, records, choice.values, choice.scores(), strict=True)
         ],
-        chosen=choice.chosen(),
+        chosen=choice.chosen({run.place for run in choice.runs if run.failure is not None}),
     )
 
 

@@ -1,25 +1,36 @@
 """A model's configuration, chosen on validation by a sweep before its runs, so that rivals get the same effort.
 
 The sweep lies in the suite's folder, named by a digest of all that it depends on: it is made once, gone on with when it
-was cut, and made anew when something has changed. The test rows decide nothing here.
+was cut, and made anew when something has changed. One that fails leaves its model without runs and no other; failed.txt
+says why. The test rows decide nothing here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config import COMMAND_LINE, Overrides, RunConfig
 from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.suites.performing import Processes, reason
-from recbole_diffusion.suites.plan import data_files, layered, plan_run, results_of, slug
+from recbole_diffusion.suites.performing import LOG, Outcome, Processes, as_word, reason
+from recbole_diffusion.suites.plan import (
+    FAILED,
+    data_files,
+    layered,
+    note_failure,
+    plan_run,
+    read_failure,
+    results_of,
+    slug,
+)
 from recbole_diffusion.suites.suite import Suite, SuiteModel
 from recbole_diffusion.training.checkpoint import write_text_atomically
 from recbole_diffusion.tuning.search_space import read
@@ -33,17 +44,24 @@ class PlannedSearch:
         model, dataset: what is searched.
         keys: of every trial.
         place: its folder.
+        given: those of them that win over what the space fixes.
     """
 
     model: SuiteModel
     dataset: str
     keys: dict[str, Any]
     place: Path
+    given: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """In words."""
         return f"search for {self.model.label} on {self.dataset}"
+
+    @property
+    def failure(self) -> str | None:
+        """Why its last attempt failed; None where it did not."""
+        return read_failure(self.place)
 
     def sweep(self) -> Path | None:
         """The sweep's folder; None before it has one."""
@@ -67,23 +85,32 @@ def plan_search(
     """Resolve and check a model's search on a dataset.
 
     Raises:
-        UserError: the configuration without what is searched is refused, or, before the sweep has begun, its space.
+        UserError: the configuration without what is searched is refused, or, before the sweep has begun, its space; a
+            key is given to all runs and drawn.
     """
     assert model.search is not None
     seed = model.seeds[0]
-    plan_run(suite, model, dataset, seed, output=output, given=given)
+    run = plan_run(suite, model, dataset, seed, output=output, given=given)
     keys = dict(layered(suite, model, dataset, given))
     keys.update(model.search.settings, seed=seed)
     space = _plain(model.search.space)
-    data = data_files(str(Path(str(given.get("data_path", "dataset"))) / dataset))
+    data = data_files(str(run.config()["data_path"]))
     facts = [model.model, model.preset, dataset, results_of(keys), space, model.search.num_trials, data]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:12]
     place = output / "searches" / slug(dataset) / f"{slug(model.label)}-{digest}"
-    search = PlannedSearch(model, dataset, keys, place)
+    searched = read(model.search.space)
+    for key in searched.domains:
+        if key in given:
+            raise UserError(
+                f"{key} is given ({run.origins.get(key, COMMAND_LINE)}) and drawn ({searched.origins[key]}) by the "
+                f"search for {model.label}; leave one of them out"
+            )
+    search = PlannedSearch(model, dataset, keys, place, tuple(key for key in searched.fixed if key in given))
+    searched = replace(searched, fixed={key: value for key, value in searched.fixed.items() if key not in given})
     if search.sweep() is None:
         preset = {"preset": model.preset} if model.preset is not None and "preset" not in keys else {}
         base = Overrides({**keys, **preset}, origin=str(suite.file))
-        read(model.search.space).check(lambda values: _refusal(search, base, values))
+        searched.check(lambda values: _refusal(search, base, values))
     return search
 
 
@@ -114,7 +141,7 @@ def make(
     *,
     keep: Sequence[int] = (),
     ray_address: str | None = None,
-) -> None:
+) -> Outcome:
     """Make what is missing of a search. Its trials are logged only where the search's own settings say so.
 
     Args:
@@ -126,11 +153,12 @@ def make(
 
     Raises:
         KeyboardInterrupt: it was told to stop.
-        UserError: it failed.
     """
     assert search.model.search is not None
+    began = time.monotonic()
     search.place.mkdir(parents=True, exist_ok=True)
-    sweep, log = search.sweep(), search.place / "log.txt"
+    (search.place / FAILED).unlink(missing_ok=True)
+    sweep, log = search.sweep(), search.place / LOG
     if sweep is None:
         asked = search.place / "asked.yaml"
         own = search.model.search.settings
@@ -140,6 +168,7 @@ def make(
         words = ["tune", f"--model={search.model.model}", f"--dataset={search.dataset}"]
         words += [f"--config_files='{asked}'", f"--tune={search.model.search.space}", "--scheduler=none"]
         words += [f"--num_trials={search.model.search.num_trials}", f"--storage_path={search.place}"]
+        words += [f"--{key}={as_word(search.keys[key])}" for key in search.given]
         if search.model.preset and "preset" not in search.keys:
             words.append(f"--preset={search.model.preset}")
     else:
@@ -150,5 +179,7 @@ def make(
     code = processes.call(words, log, environment={}, keep=keep)
     if processes.stopped:
         raise KeyboardInterrupt
-    if code:
-        raise UserError(f"the {search.name} failed: {reason(code, log)} ({log})")
+    why = reason(code, log) if code else None if search.chosen() is not None else f"it has chosen nothing; see {log}"
+    if why is not None:
+        note_failure(search.place, why)
+    return Outcome(search.name, time.monotonic() - began, why)

@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.benchmarking.results import table_label
 from recbole_diffusion.config_files import key_lines, read_yaml
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import nearest
@@ -216,6 +217,14 @@ def read_suite(file: str | Path) -> Suite:
         raise reader.wrong(("order",), " or ".join(ORDERS), order)
     listed = reader.mapping(("models",), values["models"])
     models = tuple(_model(reader, label, entry, seeds, tuple(datasets)) for label, entry in listed.items())
+    rows: dict[str, str] = {}
+    for label in listed:
+        row, where = table_label(label), reader.where("models", label)
+        if rows.setdefault(row, where) != where:
+            raise UserError(
+                f"{where}: '{row}' is in {rows[row]} too, with other blanks; they would be one row of the tables, so "
+                "give one another label"
+            )
     evaluations = {
         name: reader.mapping(("evaluations", name), keys)
         for name, keys in reader.mapping(("evaluations",), values.get("evaluations")).items()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.config_files import COMMAND_LINE
 from recbole_diffusion.suites.candidates import Choice, plan_choice
 from recbole_diffusion.suites.plan import PlannedRun, plan_run
 from recbole_diffusion.suites.searching import PlannedSearch, plan_search
@@ -57,6 +58,16 @@ class SuitePlan:
             (model.label, dataset, seed): number for number, (model, dataset, seed) in enumerate(suite.rows())
         }
 
+    def given_candidates(self) -> list[str]:
+        """Of every key that all runs are given although a model has candidates for it, one line that says so."""
+        origin = getattr(self._given, "origin", COMMAND_LINE)
+        return [
+            f"{key} {self._given[key]} ({origin}) is that of all runs: the candidates of {model.label} do not vary it"
+            for model in self.suite.models
+            for key in (model.candidates[0] if model.candidates else ())
+            if key in self._given
+        ]
+
     def runs(self) -> tuple[PlannedRun, ...]:
         """Every run of the tables, with what has been chosen so far; of a model with candidates none before that.
 
@@ -82,6 +93,10 @@ class SuitePlan:
         """The runs of the tables that do not wait for a choice."""
         waiting = {*self.searches} - {*self.chosen}
         return tuple(run for run in self.runs() if (run.label, run.dataset) not in waiting)
+
+    def ready_runs(self) -> list[PlannedRun]:
+        """What can be made once the searches are: candidates, and the runs that wait for no choice."""
+        return [run for run in self.settled_runs() if (run.label, run.dataset) not in self.choices] + self.candidates()
 
     def candidates(self) -> list[PlannedRun]:
         """The runs among which models are chosen."""
@@ -118,3 +133,9 @@ class SuitePlan:
     def total(self) -> int:
         """Runs and candidates."""
         return len(self._order) + len(self.candidates())
+
+    @property
+    def possible(self) -> int:
+        """Those of them that do not wait for a search, which is over by the time they are made."""
+        waiting = {*self.searches} - {*self.chosen}
+        return self.total - sum((label, dataset) in waiting for label, dataset, _ in self._order)

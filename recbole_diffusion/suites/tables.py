@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from recbole_diffusion.benchmarking.comparison import Comparison
 from recbole_diffusion.benchmarking.published import read_published
-from recbole_diffusion.benchmarking.results import RunRecord, read_run
+from recbole_diffusion.benchmarking.results import RunRecord, read_run, table_label
 from recbole_diffusion.benchmarking.table_files import write_tables
 from recbole_diffusion.benchmarking.tables import ResultTable, build_tables
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.plan import PlannedRun, slug
+from recbole_diffusion.suites.run_data import planned_record
 from recbole_diffusion.suites.suite import Suite
+from recbole_diffusion.training.checkpoint import write_text_atomically
 
 TABLES = "tables"
+WRITTEN = "files.json"
 AS_TRAINED = ""
 """The name of the evaluation that belongs to the training."""
 
@@ -40,21 +46,27 @@ def read_records(suite: Suite, runs: Sequence[PlannedRun], evaluation: str = AS_
     return records
 
 
-def suite_tables(suite: Suite, records: Sequence[RunRecord | None]) -> list[ResultTable]:
-    """The tables of the runs that have begun; none where no run is finished.
+def suite_tables(suite: Suite, runs: Sequence[PlannedRun], records: Sequence[RunRecord | None]) -> list[ResultTable]:
+    """The tables of the runs that have begun or failed; none where no run is finished.
 
     Args:
         suite: the suite.
-        records: of its runs; those without a result stand in the tables as unfinished.
+        runs: its runs.
+        records: of them; those without a result stand in the tables as unfinished, and so do those that failed before
+            they had a folder.
 
     Raises:
         UserError: runs that must not stand in one table.
     """
-    begun = [record for record in records if record is not None]
-    here = {record.label for record in begun if record.finished}
+    here = {record.label for record in records if record is not None and record.finished}
     if not here:
         return []
-    references = tuple(label for label in suite.reference if label in here)
+    begun = [
+        planned_record(run, run.config()) if record is None else record
+        for run, record in zip(runs, records, strict=True)
+        if record is not None or run.failure is not None
+    ]
+    references = tuple(label for label in dict.fromkeys(map(table_label, suite.reference)) if label in here)
     comparison = None
     if references:
         comparison = Comparison(reference=references[0]) if len(references) == 1 else Comparison(baselines=references)
@@ -66,14 +78,56 @@ def tables_folder(folder: Path, evaluation: str = AS_TRAINED) -> Path:
     return folder / TABLES / slug(evaluation) if evaluation else folder / TABLES
 
 
-def write_suite_tables(tables: Mapping[str, Sequence[ResultTable]], folder: Path) -> list[Path]:
-    """Write every table of a suite below ``<folder>/tables``; the files.
+def write_suite_tables(suite: Suite, tables: Mapping[str, Sequence[ResultTable]], folder: Path) -> list[Path]:
+    """Write every table of a suite below ``<folder>/tables``, and take away what it wrote there and has no more; the
+    files.
+
+    Taken away are tables of datasets and evaluations that are not the suite's any more, and a dataset's other tables
+    where it has tables now: ``files.json`` remembers what was written, and nothing else is touched.
 
     Args:
+        suite: the suite.
         tables: of each evaluation, by its name.
         folder: of the suite.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or files.json is not what a suite writes.
     """
-    return [path for name, of_it in tables.items() for path in write_tables(of_it, tables_folder(folder, name))]
+    written: dict[Path, tuple[str, str]] = {}  # evaluation and dataset
+    for name, of_it in tables.items():
+        for table in of_it:
+            written.update(dict.fromkeys(write_tables([table], tables_folder(folder, name)), (name, table.dataset)))
+    made = list(written)
+    known = _written_before(folder)
+    evaluations = {AS_TRAINED, *suite.evaluations}
+    for path, (name, dataset) in known.items():
+        if path in written:
+            continue
+        if name in evaluations and dataset in suite.datasets and (name, dataset) not in written.values():
+            written[path] = (name, dataset)  # of runs that are not finished, so there is no newer one
+            continue
+        path.unlink(missing_ok=True)
+        if path.parent != folder / TABLES:
+            with suppress(OSError):  # something else lies there
+                path.parent.rmdir()
+    if written:
+        facts = {path.relative_to(folder / TABLES).as_posix(): whose for path, whose in written.items()}
+        write_text_atomically(folder / TABLES / WRITTEN, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+    return made
+
+
+def _written_before(folder: Path) -> dict[Path, tuple[str, str]]:
+    """The tables that earlier calls wrote, with their evaluation and dataset."""
+    file = folder / TABLES / WRITTEN
+    if not file.is_file():
+        return {}
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        found = {Path(name): (str(evaluation), str(dataset)) for name, (evaluation, dataset) in facts.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is not what a suite writes ({error}); remove it") from error
+    return {
+        folder / TABLES / name: whose
+        for name, whose in found.items()
+        if not name.is_absolute() and ".." not in name.parts
+    }

@@ -181,15 +181,18 @@ class Service:
     """A logger whose service is there or not."""
 
     down = False
+    breaks = False  # while it is opened
     said: list[tuple[str, Any]] = []  # noqa: RUF012 (of all instances, as a service is)
 
     def __init__(self) -> None:
         if self.down:
             raise ConnectionError("no route to host\nand more")
 
-    def open(self, run: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, run: Any, known: dict[str, Any]) -> None:
         self.said.append(("open", dict(known)))
-        return {"id": "a run"}
+        known["id"] = "a run"
+        if self.breaks:
+            raise ConnectionError("gone")
 
     def epoch(self, number: int, values: Mapping[str, float]) -> None:
         if self.down:
@@ -272,6 +275,17 @@ def test_a_resumed_run_goes_on_in_its_log(service: type[Service], tmp_path: Path
         ("open", {"id": "a run", "epoch": 2}),
         ("epoch", 3),
     ]
+
+
+def test_what_was_begun_is_gone_on_with_although_opening_it_failed(
+    service: type[Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "breaks", True)
+    loggers = loggers_in(tmp_path / "run")
+    loggers.epochs(history(1))
+    monkeypatch.setattr(service, "breaks", False)
+    loggers_in(tmp_path / "run").epochs(history(1))  # the process died, too
+    assert service.said == [("open", {}), ("open", {"id": "a run"}), ("epoch", 1)]
 
 
 def test_a_copy_of_a_run_under_another_name_has_a_log_of_its_own(service: type[Service], tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from recbole_diffusion import run
+from recbole_diffusion.config import RunConfig
+from recbole_diffusion.loggers.run_loggers import RunLoggers
+from recbole_diffusion.training.run_folder import RunFolder
 
 from .tiny import TINY
 
@@ -49,6 +52,20 @@ def test_a_run_and_its_resumed_part_are_one_run(small_data: Path, tmp_path: Path
     assert logged.data.metrics["best_epoch"] == result.best_epoch
     assert logged.data.params["hidden_size"] == "8" and logged.data.params["topk"] == "[5, 10]"
     assert logged.data.tags["model"] == "SASRec" and logged.data.tags["seed"] == str(result.seed)
+
+
+def test_a_run_whose_first_write_fails_is_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {**TINY, "loggers": ["mlflow"], "mlflow_tracking_uri": (tmp_path / "store").as_uri()}
+    config = RunConfig("SASRec", "small", (), keys)
+    (tmp_path / "run").mkdir()
+    loggers = RunLoggers(config, RunFolder(tmp_path / "run"))
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow.MlflowClient, "log_batch", lambda *_, **__: 1 / 0)
+        loggers.epochs([{"epoch": 1, "train_loss": 0.5}])
+    loggers.finish([{"epoch": 1, "train_loss": 0.5}], 1, {}, {"ndcg@10": 0.25})
+    _, logged = the_run(keys["mlflow_tracking_uri"])
+    assert logged.data.params["hidden_size"] == "8" and logged.data.metrics["train/loss"] == 0.5
+    assert logged.info.status == "FINISHED"
 
 
 def test_a_server_that_is_away_loses_no_training(

@@ -4,16 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-TINY: dict[str, Any] = {
-    "hidden_size": 8,
-    "inner_size": 8,
-    "n_layers": 1,
-    "n_heads": 1,
-    "MAX_ITEM_LIST_LENGTH": 5,
-    "train_batch_size": 256,
-    "eval_step": 1,
-    "stopping_step": 10,
-    "topk": [5, 10],
-    "use_gpu": False,
-    "show_progress": False,
-}
+from tests.smallest_run import SMALLEST
+
+TINY: dict[str, Any] = {**SMALLEST, "use_gpu": False, "show_progress": False}

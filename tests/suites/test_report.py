@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
+from recbole_diffusion.benchmarking.results import read_run
+from recbole_diffusion.benchmarking.tables import build_tables
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.reporting.content import page_content
 from recbole_diffusion.reporting.page import write_report
 from recbole_diffusion.suites.candidates import Choice
 from recbole_diffusion.suites.performing import Outcome
-from recbole_diffusion.suites.plan import PlannedRun
+from recbole_diffusion.suites.plan import PlannedRun, note_failure, plan_run
 from recbole_diffusion.suites.report import command_of, suite_report
 from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import read_suite
@@ -59,8 +66,11 @@ def test_states_and_searches(tmp_path: Path) -> None:
     for name, facts in (("sweep.json", {}), ("tune_result.json", SWEEP)):
         (search.place / "sweep" / name).write_text(json.dumps(facts), encoding="utf-8")
     records = read_records(suite, runs)
-    tables = {"": suite_tables(suite, records), "seen": suite_tables(suite, read_records(suite, runs, "seen"))}
-    files = write_suite_tables(tables, folder)
+    tables = {
+        "": suite_tables(suite, runs, records),
+        "seen": suite_tables(suite, runs, read_records(suite, runs, "seen")),
+    }
+    files = write_suite_tables(suite, tables, folder)
     assert [path.relative_to(folder).as_posix() for path in files if path.suffix == ".md"] == [
         "tables/toy.md",
         "tables/seen/toy.md",
@@ -85,6 +95,9 @@ def test_states_and_searches(tmp_path: Path) -> None:
     page = write_report(report, folder).read_text(encoding="utf-8")
     # 25 and 35 % over the two that are trained, 50 % of the one that is evaluated
     assert "30.00 " in page and "± 7.07" in page and "50.00" in page
+    # 12.4 s a run and an evaluation, 12.5 and 2 s of the trials
+    assert "<li>25 s of runs</li>" in page and "<li>12 s of further evaluations</li>" in page
+    assert "<li>14 s of searches and candidates beside them</li>" in page
     assert "1 of 4 runs finished" in page and "trained, but not evaluated seen: no memory" in page
     assert "1 of 2 configurations have a validation score, NDCG@10. Chosen: <code>eval_step: 5</code>, " in page
     assert "failed: the loss is NaN" in page
@@ -113,7 +126,7 @@ def test_candidates(tmp_path: Path) -> None:
         folder,
         runs["DMI"][1:],
         records=records,
-        tables={"": suite_tables(suite, records)},
+        tables={"": suite_tables(suite, runs["DMI"][1:], records)},
         outcomes=[Outcome("MIND on toy, seed 1", 1.0, "no memory")],
         choices=choices,
         command="",
@@ -130,6 +143,8 @@ def test_candidates(tmp_path: Path) -> None:
     assert [(trial.score, trial.state) for trial in dmi.trials] == [(0.25, "finished"), (0.5, "finished")]
     assert mind.chosen is None and [trial.state for trial in mind.trials] == ["not begun", "not begun"]
     page = write_report(report, folder).read_text(encoding="utf-8")
+    # the chosen candidate is a run of the tables
+    assert "12 s of runs" in page and "12 s of searches and candidates beside them" in page
     assert "Nothing is chosen yet: 0 of 2" in page and "<strong>chosen</strong> <a href=" in page
 
 
@@ -142,3 +157,79 @@ def test_the_command_says_what_was_given() -> None:
     )
     plain = command_of("quick.yaml", {}, data_path=None, output="benchmark_runs", max_concurrent=None, threads=None)
     assert plain == "recbole-diff benchmark quick.yaml"
+
+
+def test_time_is_counted_once(tmp_path: Path) -> None:
+    """A run that goes on from a candidate has that one's time in its own; until it is finished the candidate has it."""
+    text = "datasets: [toy]\nseeds: 1\nmodels:\n  DMI: {candidates: {n_layers: [1, 2]}}\n"
+    (tmp_path / "few.yaml").write_text(text, encoding="utf-8")
+    suite, folder = read_suite(tmp_path / "few.yaml"), tmp_path / "out"
+    places = [folder / "runs" / "toy" / "DMI" / name for name in ("1", "2", "whole")]
+    *tried, run = (PlannedRun("DMI", "toy", 1, "DMI", None, {}, place) for place in places)
+    run = dataclasses.replace(run, goes_on_from=places[1])
+    for one, score, seconds in zip(tried, (0.25, 0.5), (100.0, 200.0), strict=True):
+        facts = {"best_valid_score": score, "valid_metric": "NDCG@10", "wall_seconds": seconds}
+        make_run(one.place / "a", "DMI", 1, {"hit@10": 0.1}, **facts)
+    choice = Choice("DMI", "toy", tuple(tried), ({"n_layers": 1}, {"n_layers": 2}))
+
+    def times() -> list[tuple[str, str]]:
+        records = read_records(suite, [run])
+        tables = {"": suite_tables(suite, [run], records)}
+        report = suite_report(
+            suite, folder, [run], records=records, tables=tables, outcomes=[], choices=[choice], command=""
+        )
+        return page_content(report, folder)["times"]  # type: ignore[no-any-return]
+
+    assert times() == [("searches and candidates beside them", "5 min 0 s")]
+    make_run(run.place / "a", "DMI", 1, {"hit@10": 0.1}, wall_seconds=1000.0)
+    assert times() == [("runs", "16 min 40 s"), ("searches and candidates beside them", "1 min 40 s")]
+
+
+def test_a_run_that_failed_before_it_had_a_folder_is_unfinished_in_the_table(tmp_path: Path) -> None:
+    text = "datasets: [toy]\nseeds: [1, 2]\nreference: SASRec  CE\nmodels:\n  SASRec  CE: {model: SASRecCE}\n  DMI:\n"
+    (tmp_path / "few.yaml").write_text(text, encoding="utf-8")
+    suite, folder = read_suite(tmp_path / "few.yaml"), tmp_path / "out"
+    runs = [plan_run(suite, *row, output=folder, given={}) for row in suite.rows()]
+    for run, label in ((runs[0], "SASRecCE"), (runs[1], "DMI")):
+        hits = [0.0, 1.0, 0.0, 1.0]
+        make_run(run.place / "a", label, 1, {"hit@10": 0.5}, {"hit@10": hits})
+    note_failure(runs[3].place, "no memory")  # DMI with seed 2; SASRec CE with seed 2 is not begun
+    (table,) = suite_tables(suite, runs, read_records(suite, runs))
+    assert "Unfinished, not in the figures: DMI seed 2." in table.notes
+    assert [(row.label, len(row.runs), len(row.unfinished)) for row in table.rows] == [
+        ("SASRec CE", 1, 0),
+        ("DMI", 1, 1),
+    ]
+    # the reference is found by its label as tables have it
+    assert table.comparison is not None and table.comparison.references == ("SASRec CE",)
+
+
+def test_tables_of_what_a_suite_has_no_more_are_taken_away(tmp_path: Path) -> None:
+    def written(datasets: str, evaluation: str, *finished: str) -> set[str]:
+        (tmp_path / "few.yaml").write_text(
+            f"datasets: [{datasets}]\nmodels:\n  DMI:\nevaluations: {{{evaluation}: {{filter_seen: True}}}}\n",
+            encoding="utf-8",
+        )
+        suite = read_suite(tmp_path / "few.yaml")
+        records = [
+            dataclasses.replace(read_run(folder / "run", "DMI"), dataset=name.partition("/")[0], protocol=protocol)
+            for name in finished
+            for protocol in [name.partition("/")[2] or "leave_one_out"]
+        ]
+        tables = build_tables(records) if records else []
+        made = write_suite_tables(suite, {"": tables, evaluation: tables}, folder)
+        assert all(path.is_file() for path in made) and len(made) == 8 * len(records)
+        return {path.relative_to(folder / "tables").as_posix() for path in (folder / "tables").rglob("*.md")}
+
+    folder = tmp_path / "out"
+    make_run(folder / "run", "DMI", 1, {"hit@10": 0.25})
+    assert written("toy, other", "seen", "toy", "other") == {"toy.md", "other.md", "seen/toy.md", "seen/other.md"}
+    (folder / "tables" / "mine.md").write_text("mine", encoding="utf-8")
+    # nothing is finished (with other keys, say): what is known stays
+    assert written("toy, other", "seen") == {"toy.md", "other.md", "seen/toy.md", "seen/other.md", "mine.md"}
+    assert written("toy", "new", "toy") == {"toy.md", "new/toy.md", "mine.md"}
+    assert not (folder / "tables" / "seen").exists()
+    assert written("toy", "new", "toy/global_time") == {"toy_global_time.md", "new/toy_global_time.md", "mine.md"}
+    (folder / "tables" / "files.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(UserError, match=r"files\.json is not what a suite writes"):
+        written("toy", "new", "toy")

@@ -21,10 +21,11 @@ from recbole_diffusion.config import RunConfig
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import cores
 from recbole_diffusion.suites.benchmark import SuiteResult, benchmark
-from recbole_diffusion.suites.performing import Outcome
+from recbole_diffusion.suites.performing import Outcome, Processes
 from recbole_diffusion.suites.plan import data_files
 from recbole_diffusion.suites.plan_file import read_plan
 from recbole_diffusion.suites.runner import RunQueue, locked
+from recbole_diffusion.tuning.preparation import ReadData
 
 TEXT = """\
 about: a small one
@@ -187,7 +188,7 @@ def test_candidates_that_fail_are_not_waited_for(tmp_path: Path, small_data: Pat
     with pytest.raises(UserError, match=r"1 of 5 runs failed, the first: .*, candidate learning_rate 1e\+30: .*NaN"):
         result.check()
     page = result.report.read_text(encoding="utf-8")
-    assert "failed: " in page
+    assert "failed: " in page and "Nothing is chosen yet" not in page
     # it is tried again, and the others stay
     made = results(result)
     shown = run(tmp_path, small_data, text, tables_only=True)
@@ -227,6 +228,49 @@ def test_a_candidate_that_fails_is_one_of_all(
     assert not result.runs
     with pytest.raises(UserError, match=r"^2 of 3 runs failed, the first: .*, candidate dropout_prob 0.1: no memory"):
         result.check()
+
+
+def test_a_search_that_fails_is_its_models_alone(
+    tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Processes, words: list[str], log: Path, **_: object) -> int:
+        assert words[0] == "tune"
+        log.write_text("error: no machine has room\n", encoding="utf-8")
+        return 2
+
+    def note(queue: RunQueue, *_: object, **__: object) -> list[Outcome]:
+        asked.append(sorted(one.name for one in queue.waiting))
+        return []
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(Processes, "call", refuse)
+    monkeypatch.setattr("recbole_diffusion.suites.benchmark.run_all", note)
+    (tmp_path / "space.yaml").write_text("dropout_prob: {choice: [0.1, 0.2]}\n", encoding="utf-8")
+    file = write(tmp_path, ALONE + "  gSASRec: {search: {space: space.yaml, num_trials: 1}}\n")
+    words = ["benchmark", str(file), f"--data_path={small_data}", f"--output={tmp_path / 'out'}"]
+    assert main(words) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(
+        "error: 1 of 1 searches failed, the first: search for gSASRec on small: no machine has room; the others are"
+    )
+    assert asked == [["SASRecCE on small, seed 1"]]
+    page = (tmp_path / "out" / "tiny" / "report.html").read_text(encoding="utf-8")
+    assert "its configuration is not chosen, the search failed: no machine has room" in page
+    assert "The search <strong>failed</strong>: no machine has room." in page
+
+    def choose(self: Processes, words: list[str], log: Path, **_: object) -> int:
+        sweep = log.parent / "sweep"
+        sweep.mkdir()
+        facts = {"space": {}, "best": {"trial": "1"}, "trials": [{"trial": "1", "values": {"dropout_prob": 0.2}}]}
+        facts["trials"][0].update(state="finished", score=0.5, best_epoch=1, epochs=1, seconds=1.0)  # type: ignore[index]
+        (sweep / "tune_result.json").write_text(json.dumps(facts), encoding="utf-8")
+        (sweep / "sweep.json").write_text("{}", encoding="utf-8")
+        return 0
+
+    monkeypatch.setattr(Processes, "call", choose)
+    assert main(words) == 0  # tried again
+    assert asked[1] == ["SASRecCE on small, seed 1", "gSASRec on small, seed 1"]
+    assert "no machine has room" not in (tmp_path / "out" / "tiny" / "report.html").read_text(encoding="utf-8")
 
 
 def test_threads_may_be_given_as_the_key_of_a_run(
@@ -275,10 +319,11 @@ def test_what_was_chosen_before_an_interruption_is_in_the_plan(
 def test_runs_on_data_that_were_downloaded_first_are_found_again(
     tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def download(config: RunConfig) -> None:
+    def download(config: RunConfig, **_: object) -> ReadData:
         shutil.copytree(small_data, tmp_path / "data", dirs_exist_ok=True)
+        return ReadData({}, validates=True)
 
-    monkeypatch.setattr("recbole_diffusion.suites.benchmark.prepare_data", download)
+    monkeypatch.setattr("recbole_diffusion.suites.run_data.read_data", download)
     monkeypatch.setattr("recbole_diffusion.suites.benchmark.run_all", lambda *_, **__: [])
     text = ALONE + "  gSASRec: {candidates: {dropout_prob: [0.1, 0.2]}}\n"
     first = run(tmp_path, tmp_path / "data", text)

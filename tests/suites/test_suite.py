@@ -16,9 +16,10 @@ from recbole_diffusion.config_protocols import protocol_facts
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.candidates import plan_choice
 from recbole_diffusion.suites.performing import Processes, perform
-from recbole_diffusion.suites.plan import PlannedRun, plan_run, slug
+from recbole_diffusion.suites.plan import PlannedRun, data_files, plan_run, slug
 from recbole_diffusion.suites.plan_file import SUITE_FILE, read_plan, write_plan
 from recbole_diffusion.suites.searching import PlannedSearch, plan_search
+from recbole_diffusion.suites.searching import make as make_search
 from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.suites.suite_plan import SuitePlan
 from recbole_diffusion.tuning.search_space import read
@@ -76,6 +77,11 @@ def test_a_suite_is_its_models_datasets_and_seeds(tmp_path: Path) -> None:
         ("reference: SASRecCE", "reference: SASRec", r"mine\.yaml:15: reference must be one of the models SASRecCE"),
         ("settings: {epochs: 1}", "settings: 3", r"mine\.yaml:4: settings must be keys with values, got 3"),
         ("datasets: [small, other]", "datasets: []", r"mine\.yaml: a suite needs datasets"),
+        (
+            "  SASRecCE:",
+            "  SASRecCE:\n  A b: {model: DMI}\n  A  b: {model: DMI}",
+            r"mine\.yaml:9: 'A b' is in .*mine\.yaml:8 too, with other blanks; they would be one row of the tables",
+        ),
         ("about: two models", "order: runs", r"mine\.yaml:1: order must be seeds or models, got 'runs'"),
         (
             "    seeds: 7",
@@ -137,6 +143,7 @@ def planned(suite: Suite, number: int = 0, **given: object):  # type: ignore[no-
         ("{epochs: 1}", "{epochs: 0}", r"epochs must be an integer of at least 1, got 0 \(.*mine\.yaml:4\)"),
         ("time_limit: 60", "time_limit: -1", r"time_limit must be a number above 0 or ~, got -1 \(.*mine\.yaml:5\)"),
         ("  SASRecCE:", "  SASReCE:", r"mine\.yaml:7: .*SASReCE"),
+        ("{epochs: 1}", "{n_heads: 3}", r"^hidden_size 64 is not a multiple of n_heads 3; .*\(.*mine\.yaml:4\)"),
         ("filter_seen: True", "filter_sen: True", r"unknown key 'filter_sen' \(.*mine\.yaml:14\)"),
         (
             "filter_seen: True",
@@ -162,9 +169,14 @@ def test_a_run_has_a_folder_for_what_it_is(tmp_path: Path) -> None:
     assert planned(suite, epochs=2).keys["epochs"] == 2  # the command line wins
 
 
-def test_data_that_changed_are_another_run(tmp_path: Path) -> None:
-    from recbole_diffusion.suites.plan import data_files
+def test_finished_runs_are_found_again_by_later_versions(tmp_path: Path) -> None:
+    """The folders that the first version of suites gave these runs; with other names all would be trained again."""
+    suite = suite_of(tmp_path, GOOD)
+    names = [planned(suite, number).place.name for number in (0, 1, 2)]
+    assert names == ["seed-1-f6161f1e43c9", "seed-2-0ba22a6fc4d1", "seed-7-0a3f43920fe9"]
 
+
+def test_data_that_changed_are_another_run(tmp_path: Path) -> None:
     (tmp_path / "small").mkdir()
     file = tmp_path / "small" / "small.inter"
     file.write_text("user_id:token\titem_id:token\n", encoding="utf-8")
@@ -240,6 +252,57 @@ def test_a_search_has_a_folder_for_what_it_searches(tmp_path: Path) -> None:
     assert place() == first
     (tmp_path / "space.yaml").write_text("learning_rate: {uniform: [0.1, 0.3]}\n", encoding="utf-8")
     assert place() != first
+
+
+def test_a_search_on_other_data_is_another_search(tmp_path: Path) -> None:
+    """Wherever it is said where they lie."""
+    (tmp_path / "space.yaml").write_text("learning_rate: {uniform: [0.1, 0.2]}\n", encoding="utf-8")
+    (tmp_path / "small").mkdir()
+    text = f"datasets: [small]\nsettings: {{data_path: '{tmp_path}'}}\n"
+    suite = suite_of(tmp_path, text + "models:\n  SASRecCE: {search: {space: space.yaml}}\n")
+    places = set()
+    for text in ("user_id:token\titem_id:token\n", "user_id:token\titem_id:token\na\tb\n"):
+        (tmp_path / "small" / "small.inter").write_text(text, encoding="utf-8")
+        data_files.cache_clear()
+        places.add(plan_search(suite, suite.models[0], "small", output=tmp_path, given={}).place)
+    assert len(places) == 2
+
+
+def test_a_key_is_drawn_by_a_search_or_given_to_all_runs(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("epochs: 7\nlearning_rate: {uniform: [0.1, 0.2]}\n", encoding="utf-8")
+    suite = suite_of(tmp_path, "datasets: [small]\nmodels:\n  SASRecCE: {search: {space: space.yaml}}\n")
+
+    def plan(**keys: object) -> PlannedSearch:
+        given = Overrides(keys, origin="command line")
+        return plan_search(suite, suite.models[0], "small", output=tmp_path, given=given)
+
+    message = (
+        r"^learning_rate is given \(command line\) and drawn \(.*space\.yaml:2\) by the search for SASRecCE; leave"
+    )
+    with pytest.raises(UserError, match=message):
+        plan(learning_rate=0.1)
+
+    class Noted(Processes):
+        def call(self, words: Sequence[str], log: Path, **_: object) -> int:
+            calls.append(list(words))
+            log.write_text("error: nothing\n", encoding="utf-8")
+            return 2
+
+    calls: list[list[str]] = []
+    for search, words in ((plan(epochs=3), ["--epochs=3"]), (plan(), [])):
+        assert make_search(search, {}, Noted()).reason == "nothing"
+        assert [word for word in calls.pop() if "epochs" in word] == words  # what the space fixes gives way
+
+
+def test_a_key_that_candidates_have_is_said_when_it_is_given(tmp_path: Path) -> None:
+    suite = suite_of(
+        tmp_path, GOOD.replace("    seeds: 7", "    candidates: {num_steps: [8, 16], mask_mode: [key, query]}")
+    )
+    said = SuitePlan(suite, tmp_path / "out", Overrides({"num_steps": 4}, origin="command line")).given_candidates()
+    assert said == [
+        "num_steps 4 (command line) is that of all runs: the candidates of DiffuRec without diffusion do not vary it"
+    ]
+    assert not SuitePlan(suite, tmp_path / "out", Overrides({"epochs": 4})).given_candidates()
 
 
 def test_what_a_search_chose_is_what_its_trials_were_given(tmp_path: Path) -> None:
@@ -403,6 +466,7 @@ def test_an_evaluation_runs_on_the_suites_device(tmp_path: Path) -> None:
         ("learning_rate: 0.1\n", r"space\.yaml searches nothing"),
         ("learning_ratee: {uniform: [0.1, 1]}\n", r"unknown key 'learning_ratee' \(.*space\.yaml:1\)"),
         ("epochs: {choice: [1, 0]}\n", r"epochs must be .* got 0 \(.*space\.yaml:1\)"),
+        ("n_heads: {choice: [1, 3]}\n", r"hidden_size 64 is not a multiple of n_heads 3; .*\(.*space\.yaml:1\)"),
     ],
 )
 def test_a_wrong_search_space_is_said_before_anything_starts(tmp_path: Path, space: str, message: str) -> None:

@@ -12,23 +12,12 @@ from typing import Any
 import pytest
 
 from recbole_diffusion.ray_session import ray_running
+from tests.smallest_run import SMALLEST
 
 pytest.importorskip("ray")
 ROOT = Path(__file__).resolve().parents[2]
 
-# SASRec as small as it gets: two batches an epoch on `small_data`.
-TINY: dict[str, Any] = {
-    "hidden_size": 8,
-    "inner_size": 8,
-    "n_layers": 1,
-    "n_heads": 1,
-    "MAX_ITEM_LIST_LENGTH": 5,
-    "train_batch_size": 256,
-    "epochs": 4,
-    "eval_step": 1,
-    "stopping_step": 10,
-    "topk": [5, 10],
-}
+TINY: dict[str, Any] = {**SMALLEST, "epochs": 4}
 SPACE: dict[str, Any] = {"learning_rate": {"loguniform": [1e-3, 1e-1]}, "hidden_dropout_prob": {"choice": [0.0, 0.2]}}
 
 
