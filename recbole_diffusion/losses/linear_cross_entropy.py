@@ -7,9 +7,12 @@ scores is gone before the next one comes. Backward makes each block again, p = e
 
     dL/du_b = g_b (sum_v p_bv e_v - e_a),   dL/de_v = sum_b g_b (p_bv - [v = a_b]) u_b,
 
-g_b the gradient that row b's loss gets from above. The gradient of the table is one dense (V, D), each block of which
-is written once; rows are weighted at any time after the loss. It costs four products of the batch with the table
-instead of three, in blocks that stay in a CPU's caches.
+g_b the gradient that row b's loss gets from above. It costs four products of the batch with the table instead of three,
+in blocks that stay in a CPU's caches.
+
+The gradient of the table is one dense (V, D), each block of which is written once. autograd would add to it what
+looking items up gives, and holds both meanwhile. With `joined` the loss writes into the table's `grad` itself, and the
+sparse gradients of look-ups, which autograd brings later, are added to it in place (docs/decisions/121).
 
 torch's `linear_cross_entropy` cuts the rows and keeps whole rows of scores (docs/decisions/120 says why that is not
 used).
@@ -71,7 +74,7 @@ def _own(targets: Tensor, items: slice) -> tuple[Tensor, Tensor]:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, first_item: int) -> Tensor:
+    def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, first_item: int, joined: bool) -> Tensor:
         cut = _Cut(users, items, first_item)
         exact = torch.float64 if users.dtype == torch.float64 else torch.float32
         low = users.to(cut.type)
@@ -90,21 +93,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     total[rows] *= (before - now).exp_()
                     total[rows] += scores.sub_(now[:, None]).exp_().sum(1)
         normaliser = total.log_().add_(largest)
-        ctx.cut = cut
+        ctx.cut, ctx.table = cut, items if joined else None
         ctx.save_for_backward(users, items, targets, normaliser)
         return normaliser - target_score
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         users, items, targets, normaliser = ctx.saved_tensors
         cut: _Cut = ctx.cut
         low, gradient = users.to(cut.type), gradient.to(normaliser.dtype)
         for_users = torch.zeros_like(users, dtype=normaliser.dtype) if ctx.needs_input_grad[0] else None
-        for_items = None
+        for_items, adds = None, False
         if ctx.needs_input_grad[1]:
-            for_items = torch.empty_like(items)
-            for_items[: cut.first_item].zero_()
+            adds = ctx.table is not None and ctx.table.grad is not None
+            for_items = ctx.table.grad if adds else torch.empty_like(items)
+            if not adds:  # every other row is written by the first block of rows
+                for_items[: cut.first_item if cut.rows else None].zero_()
         for block in cut.items():
             vectors = items[block].to(cut.type)
             for rows in cut.rows:
@@ -118,15 +123,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if for_items is not None:
                     # the faster of the two orders
                     found = product(low[rows].t(), scores.t()).t()
-                    if rows.start == 0:
+                    if rows.start == 0 and not adds:
                         for_items[block] = found
                     else:
                         for_items[block] += found
-        return None if for_users is None else for_users.to(users.dtype), for_items, None, None
+        if ctx.table is not None and for_items is not None:
+            ctx.table.grad, for_items = for_items, None
+        return None if for_users is None else for_users.to(users.dtype), for_items, None, None, None
 
 
 def chunked_softmax(
-    user_vectors: Tensor, item_vectors: Tensor, targets: Tensor, *, include_padding: bool = True
+    user_vectors: Tensor, item_vectors: Tensor, targets: Tensor, *, include_padding: bool = True, joined: bool = False
 ) -> Tensor:
     """Cross-entropy of each row over the whole catalogue, block by block; `full_softmax` without its logits.
 
@@ -135,15 +142,20 @@ def chunked_softmax(
         item_vectors: (V, D), row 0 the padding item.
         targets: (B,) item ids, 1 .. V-1.
         include_padding: whether row 0 competes as a class.
+        joined: add the gradient of `item_vectors`, a parameter, to its `grad` in place instead of handing it to autograd
+            (whose `grad` and hooks do not see it then).
 
     Returns:
         (B,) losses in float32 (float64 for such vectors), not averaged.
 
     Raises:
         IndexError: a target that is no class.
+        ValueError: `joined` with vectors that are no parameter.
     """
+    if joined and not item_vectors.is_leaf:
+        raise ValueError("only a parameter has a gradient of its own to join; leave joined out")
     first_item = 0 if include_padding else 1
     if targets.numel() and not (first_item <= int(targets.min()) and int(targets.max()) < item_vectors.shape[0]):
         raise IndexError(f"a target is not one of the items {first_item} .. {item_vectors.shape[0] - 1}")
-    losses: Tensor = _LinearCrossEntropy.apply(user_vectors, item_vectors, targets, first_item)
+    losses: Tensor = _LinearCrossEntropy.apply(user_vectors, item_vectors, targets, first_item, joined)
     return losses

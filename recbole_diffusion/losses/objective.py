@@ -63,7 +63,7 @@ class RankingObjective(nn.Module):
         log_q_correction, remove_hits, hardness, detach_weights: see `sampled_softmax`.
         calibration: t, see `gbce`.
         temperature: user vectors are divided by this; not of `gbce`.
-        sparse: see `candidate_scores`.
+        sparse: the table's look-ups give sparse gradients: see `candidate_scores`, and `joined` of `chunked_softmax`.
 
     Raises:
         ValueError: a loss over sampled items without sampler, or one over all items with one.
@@ -105,9 +105,11 @@ class RankingObjective(nn.Module):
     ) -> Tensor:
         """Losses (B,) with negatives that were drawn; None for a loss over all items."""
         if negatives is None:
-            softmax = chunked_softmax if self.loss == "chunked" else full_softmax
-            users = user_vectors / self.temperature
-            return softmax(users, item_vectors, targets, include_padding=self.include_padding)
+            users, padding = user_vectors / self.temperature, self.include_padding
+            if self.loss == "full":
+                return full_softmax(users, item_vectors, targets, include_padding=padding)
+            joined = self.sparse and item_vectors.is_leaf
+            return chunked_softmax(users, item_vectors, targets, include_padding=padding, joined=joined)
         if self.loss == "gbce":
             return gbce(
                 user_vectors,

@@ -110,3 +110,8 @@ class DimeRecOptions(LossOptions):
     def reads_rows_alone(self) -> bool:
         """Unit item vectors are made of the whole table."""
         return not self.normalise_items
+
+    @property
+    def ranks(self) -> bool:
+        """With both weights 0 the reconstruction is all that trains."""
+        return bool(self.guidance_weight or self.ranking_weight)

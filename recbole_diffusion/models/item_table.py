@@ -1,7 +1,7 @@
 """The table of item embeddings: how it starts, and what gradient looking items up gives it.
 
     dense    every look-up writes a gradient of the whole table, as torch does
-    joined   look-ups give their rows alone, which autograd adds to the one dense gradient of a loss over all items
+    joined   look-ups give their rows alone, which are added to the one dense gradient of a loss over all items
     rows     look-ups give their rows alone and so does the loss: the gradient is a sparse tensor
 
 With 1,000,000 items of 128 numbers a gradient of the whole table takes half a gigabyte, however few items were read.

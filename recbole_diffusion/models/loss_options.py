@@ -90,7 +90,8 @@ class LossOptions:
                     f"item_optimizer is row_wise, but loss: {loss} changes every item in every step; set loss: sampled "
                     "or gbce, or item_optimizer: dense"
                 )
-            return LossChoice(loss, "joined" if loss == "chunked" else "dense", why)
+            joined = loss == "chunked" and self.reads_rows_alone and self.ranks
+            return LossChoice(loss, "joined" if joined else "dense", why)
         row_wise = self._row_wise(config, n_items)
         why += f", item_optimizer: {'row_wise' if row_wise else 'dense'}"
         if self.item_optimizer == "auto":
@@ -121,6 +122,11 @@ class LossOptions:
         """Whether a sampled loss of these keys reads no more of the table than the items that it compares."""
         return True
 
+    @property
+    def ranks(self) -> bool:
+        """Whether the ranking loss is part of what is minimised at all."""
+        return True
+
     def objective(self, dataset: Any, n_items: int, choice: LossChoice, **more: Any) -> RankingObjective:
         """The ranking loss that these keys name.
 
@@ -140,7 +146,7 @@ class LossOptions:
             log_q_correction=self.log_q_correction,
             remove_hits=self.remove_hits,
             calibration=self.calibration,
-            sparse=choice.gradient == "rows",
+            sparse=choice.gradient != "dense",
             **more,
         )
 
