@@ -142,8 +142,8 @@ def chunked_softmax(
         item_vectors: (V, D), row 0 the padding item.
         targets: (B,) item ids, 1 .. V-1.
         include_padding: whether row 0 competes as a class.
-        joined: add the gradient of `item_vectors`, a parameter, to its `grad` in place instead of handing it to autograd
-            (whose `grad` and hooks do not see it then).
+        joined: add the gradient of `item_vectors`, a parameter, to its `grad` in place instead of handing it to
+            autograd, whose `grad` and hooks do not see it then.
 
     Returns:
         (B,) losses in float32 (float64 for such vectors), not averaged.

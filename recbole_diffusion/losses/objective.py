@@ -14,7 +14,7 @@ Shapes: B rows, D embedding, V items (row 0 is padding).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -50,7 +50,7 @@ def chosen_loss(loss: str, n_items: int) -> ChosenLoss:
     chosen = _OTHER_NAMES.get(loss, loss)
     if chosen not in TERMS:
         raise ValueError(f"loss '{loss}' does not exist; use one of auto, {', '.join(TERMS)}")
-    return cast(ChosenLoss, chosen)
+    return chosen
 
 
 class RankingObjective(nn.Module):

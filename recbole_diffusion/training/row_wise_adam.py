@@ -97,6 +97,7 @@ def clip_gradients(parameters: Iterable[Tensor], **limits: Any) -> None:
             parameter.grad = parameter.grad.coalesce()
             rows = torch.zeros_like(parameter.grad.values())
             rows.grad = parameter.grad.values()  # one memory: what is scaled here is scaled there
-            parameter = rows
-        clipped.append(parameter)
+            clipped.append(rows)
+        else:
+            clipped.append(parameter)
     torch.nn.utils.clip_grad_norm_(clipped, **limits)
