@@ -74,7 +74,7 @@ class LossOptions:
         """Which loss and which gradient of the table these keys name.
 
         Args:
-            config: the run's, of which `learner` and `weight_decay` are read.
+            config: the run's, of which `learner`, `weight_decay`, `num_workers` and `device` are read.
             n_items: V.
 
         Raises:
@@ -100,8 +100,9 @@ class LossOptions:
 
     def _row_wise(self, config: Any, n_items: int) -> bool:
         learner, decay = str(config["learner"]).lower(), config["weight_decay"]
+        on_gpus = (config["num_workers"] or 1) > 1 and config["device"].type == "cuda"
         if self.item_optimizer == "auto":
-            able = learner in ROW_WISE_LEARNERS and not decay and self.reads_rows_alone
+            able = learner in ROW_WISE_LEARNERS and not decay and self.reads_rows_alone and not on_gpus
             return n_items - 1 > ROW_WISE_ITEMS and able
         if self.item_optimizer == "dense":
             return False
@@ -109,6 +110,11 @@ class LossOptions:
             raise ValueError(
                 f"item_optimizer is row_wise, but learner is {config['learner']}; set learner: adam or adamw, or "
                 "item_optimizer: dense"
+            )
+        if on_gpus:
+            raise ValueError(
+                f"item_optimizer is row_wise and num_workers {config['num_workers']}, but GPUs (nccl) do not exchange "
+                "sparse gradients; set item_optimizer: dense or num_workers: 1"
             )
         if not self.reads_rows_alone:
             raise ValueError(

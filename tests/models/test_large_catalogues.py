@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -153,6 +154,17 @@ def test_auto_by_the_number_of_items(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_that_cannot_be_updated_alone_are_refused(name: str, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model_of(name, {**keys, "item_optimizer": "row_wise"})
+
+
+def test_workers_on_gpus_do_not_exchange_rows() -> None:
+    options = model_of("SASRecSampled", {"item_optimizer": "row_wise"}).options
+    config = {"learner": "adam", "weight_decay": 0.0, "num_workers": 2, "device": torch.device("cpu")}
+    assert options.choose(config, ITEMS).gradient == "rows"
+    with pytest.raises(ValueError, match="num_workers 2, but GPUs"):
+        options.choose({**config, "device": torch.device("cuda")}, ITEMS)
+    auto = dataclasses.replace(options, item_optimizer="auto")
+    assert auto.choose({**config, "device": torch.device("cuda")}, 10**6).gradient == "dense"
+    assert auto.choose(config, 10**6).gradient == "rows"
 
 
 def test_a_table_reads_and_starts_as_torchs_does() -> None:
