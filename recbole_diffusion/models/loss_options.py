@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from recbole.config import Config as RecBoleConfig
+
 from recbole_diffusion.config_options import at_least
 from recbole_diffusion.losses.objective import (
     FULL_ITEMS,
@@ -101,14 +103,20 @@ class LossOptions:
     def _row_wise(self, config: Any, n_items: int) -> bool:
         learner, decay = str(config["learner"]).lower(), config["weight_decay"]
         on_gpus = (config["num_workers"] or 1) > 1 and config["device"].type == "cuda"
+        recboles_trainer = type(config) is RecBoleConfig  # of run_recbole; its optimisers take dense gradients alone
         if self.item_optimizer == "auto":
-            able = learner in ROW_WISE_LEARNERS and not decay and self.reads_rows_alone and not on_gpus
-            return n_items - 1 > ROW_WISE_ITEMS and able
+            able = not (on_gpus or recboles_trainer or decay) and learner in ROW_WISE_LEARNERS
+            return n_items - 1 > ROW_WISE_ITEMS and able and self.reads_rows_alone
         if self.item_optimizer == "dense":
             return False
         if learner not in ROW_WISE_LEARNERS:
             raise ValueError(
                 f"item_optimizer is row_wise, but learner is {config['learner']}; set learner: adam or adamw, or "
+                "item_optimizer: dense"
+            )
+        if recboles_trainer:
+            raise ValueError(
+                "item_optimizer is row_wise, which RecBole's own trainer cannot do; run recbole-diff, or set "
                 "item_optimizer: dense"
             )
         if on_gpus:

@@ -37,8 +37,3 @@ def large_tensors(numbers: int) -> Iterator[list[tuple[str, tuple[int, ...]]]]:
     watch = _Watch(numbers)
     with watch:
         yield watch.made
-
-
-def same_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are views of one memory."""
-    return bool(torch.equal(one, other)) and one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

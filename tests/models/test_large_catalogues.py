@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from recbole.config import Config as RecBoleConfig
 from torch import Tensor
 
 from recbole_diffusion.config import RunConfig
@@ -165,6 +166,15 @@ def test_workers_on_gpus_do_not_exchange_rows() -> None:
     auto = dataclasses.replace(options, item_optimizer="auto")
     assert auto.choose({**config, "device": torch.device("cuda")}, 10**6).gradient == "dense"
     assert auto.choose(config, 10**6).gradient == "rows"
+
+
+def test_recboles_own_trainer_gets_dense_gradients() -> None:
+    options = model_of("SASRecSampled", {"item_optimizer": "row_wise"}).options
+    config = RecBoleConfig.__new__(RecBoleConfig)
+    config.final_config_dict = {"learner": "adam", "weight_decay": 0.0, "device": torch.device("cpu")}
+    with pytest.raises(ValueError, match="which RecBole's own trainer cannot do"):
+        options.choose(config, ITEMS)
+    assert dataclasses.replace(options, item_optimizer="auto").choose(config, 10**6).gradient == "dense"
 
 
 def test_a_table_reads_and_starts_as_torchs_does() -> None:
