@@ -26,6 +26,7 @@ from typing import Any
 from data_path_table import render_data_path
 from dimerec_parts_table import render_dimerec_parts
 from full_ranking_table import render_full_ranking
+from large_catalogue_table import render_large_catalogue
 from learning_curves import curves_as_csv, digest, draw_curves
 from markdown_tables import table
 from quality_runs import RawFileError, Run, published_values, read_json, read_run
@@ -62,6 +63,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "dimerec_parts": render_dimerec_parts,
     "search": render_search,
     "full_ranking": render_full_ranking,
+    "large_catalogue": render_large_catalogue,
     "render_thousand": render_thousand,
     "speed_diffurec": render_speed,
     "speed_multi_interest": render_speed_multi_interest,

@@ -33,6 +33,23 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _PRODUCT(x, weight, bias, "none", [], "")
 
 
+def _in_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        _PRODUCT is not None
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and weight.dtype == torch.float32
+        and x.dim() == 2
+        and x.shape[0] > 0
+    )
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """``x W^T`` (M, O) for x (M, I), weight (O, I) in any layout, whatever autocast says; nothing is differentiated."""
+    with torch.no_grad():
+        return _product(x, weight, None) if _in_onednn(x, weight) else torch.mm(x, weight.t())
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -56,15 +73,7 @@ class _Linear(torch.autograd.Function):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W^T + b`` for x (M, I), weight (O, I), bias (O,) or None: (M, O)."""
-    if (
-        _PRODUCT is None
-        or x.device.type != "cpu"
-        or x.dtype != torch.float32
-        or weight.dtype != torch.float32
-        or x.dim() != 2
-        or x.shape[0] == 0
-        or torch.is_autocast_enabled("cpu")
-    ):
+    if not _in_onednn(x, weight) or torch.is_autocast_enabled("cpu"):
         return functional.linear(x, weight, bias)
     if not torch.is_grad_enabled():
         return _product(x, weight, bias)

@@ -153,6 +153,7 @@ class CausalEncoder(nn.Module):
         scale_items: multiply item vectors by sqrt(D) before positions are added.
         output_projection: whether attention has an output map.
         init_std: standard deviation of weights and positions at the start.
+        sparse_look_ups: the gradient of the item vectors is a sparse tensor of those that were read.
 
     Raises:
         ValueError: sizes that no network can have.
@@ -172,6 +173,7 @@ class CausalEncoder(nn.Module):
         scale_items: bool = True,
         output_projection: bool = True,
         init_std: float = 0.02,
+        sparse_look_ups: bool = False,
     ) -> None:
         super().__init__()
         for key, value in (("hidden_size", dim), ("n_layers", layers), ("n_heads", heads), ("inner_size", inner)):
@@ -182,6 +184,7 @@ class CausalEncoder(nn.Module):
         if not 0.0 <= probability < 1.0:
             raise ValueError(f"dropout_prob is {probability}; it must be at least 0 and less than 1")
         self.max_length, self.position_order, self.probability = max_length, position_order, probability
+        self.sparse_look_ups = sparse_look_ups
         self.scale = math.sqrt(dim) if scale_items else 1.0
         self.position_embedding = nn.Embedding(max_length, dim)
         self.blocks = nn.ModuleList(
@@ -209,7 +212,8 @@ class CausalEncoder(nn.Module):
         place = layout.position
         if self.position_order == "from_last":
             place = place + (self.max_length - layout.lengths.to(place.device))[layout.row]
-        tokens = functional.embedding(layout.item_ids, item_vectors) * self.scale + self.position_embedding(place)
+        items = functional.embedding(layout.item_ids, item_vectors, sparse=self.sparse_look_ups)
+        tokens = items * self.scale + self.position_embedding(place)
         return functional.dropout(tokens, self.probability, self.training)
 
     def forward(

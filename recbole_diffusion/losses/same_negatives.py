@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recbole_diffusion.losses.negatives import Negatives
-from recbole_diffusion.losses.ranking import full_softmax, sampled_softmax
+from recbole_diffusion.losses.objective import RankingObjective
 
 
 def without_history(negatives: Negatives, targets: Tensor, item_seq: Tensor) -> Negatives:
@@ -46,37 +46,26 @@ def repeated(negatives: Negatives, times: int) -> Negatives:
     return replace(negatives, ids=negatives.ids.repeat(times, 1), log_q=log_q, target_log_q=of_target)
 
 
-def softmax_of_each(
+def losses_of_each(
     user_vectors: Mapping[str, Tensor],
     item_vectors: Tensor,
     targets: Tensor,
     negatives: Negatives | None,
-    *,
-    log_q_correction: bool = False,
-    remove_hits: bool = False,
+    objective: RankingObjective,
 ) -> dict[str, Tensor]:
-    """Softmax losses (B,) of several user vectors of each row, by name.
+    """Losses (B,) of several user vectors of each row, by name.
 
     Args:
         user_vectors: name -> (B, D).
         item_vectors: (V, D).
         targets: (B,).
         negatives: what all of them are compared with; None for all items.
-        log_q_correction, remove_hits: see `sampled_softmax`.
+        objective: which loss.
     """
     times = len(user_vectors)
     if times == 0:
         return {}
     users, asked = torch.cat(list(user_vectors.values())), targets.repeat(times)
-    if negatives is None:
-        losses = full_softmax(users, item_vectors, asked, include_padding=False)
-    else:
-        losses = sampled_softmax(
-            users,
-            item_vectors,
-            asked,
-            repeated(negatives, times),
-            log_q_correction=log_q_correction,
-            remove_hits=remove_hits,
-        )
+    drawn = None if negatives is None else repeated(negatives, times)
+    losses = objective.against(users, item_vectors, asked, drawn)
     return dict(zip(user_vectors, losses.chunk(times), strict=True))

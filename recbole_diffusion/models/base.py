@@ -28,6 +28,9 @@ from torch.nn import functional
 from recbole_diffusion.config import model_options
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, RowNoise
 from recbole_diffusion.linear import linear
+from recbole_diffusion.losses.objective import RankingObjective
+from recbole_diffusion.models.item_table import ItemTable, item_table
+from recbole_diffusion.models.loss_options import LossChoice, LossOptions
 from recbole_diffusion.models.without_data import refuse_what_parts_refuse
 from recbole_diffusion.registry import load_object
 
@@ -115,6 +118,10 @@ class VectorRecommender(SequentialRecommender):
     Subclasses set `Options` (a frozen dataclass of the model's own keys; `score` is among them), build their parts in
     `__init__`, `item_embedding` among them, and write `losses` and `user_vectors`; `item_vectors` where items score
     by anything else than embeddings. The score of an item is the best over the K user vectors of a row.
+
+    Attributes:
+        loss_choice: which ranking loss the keys come to, and which gradient of the table, where `Options` derives from
+            `LossOptions`.
     """
 
     item_embedding: nn.Embedding
@@ -125,6 +132,17 @@ class VectorRecommender(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.options = model_options(type(self).Options, config)
+        ranks = isinstance(self.options, LossOptions)
+        self.loss_choice = self.options.choose(config, self.n_items) if ranks else LossChoice()
+
+    def new_item_table(self, item_init_std: float | None) -> ItemTable:
+        """A table of items (V, D) with the gradient that the loss asks for."""
+        return item_table(self.n_items, self.options.hidden_size, item_init_std, self.loss_choice.gradient)
+
+    def new_objective(self, dataset: Any, **more: Any) -> RankingObjective:
+        """The ranking loss of the keys; `more` are arguments of `build_objective` that they do not hold."""
+        objective: RankingObjective = self.options.objective(dataset, self.n_items, self.loss_choice, **more)
+        return objective
 
     @classmethod
     def check_configuration(cls, options: Any, config: Any) -> None:

@@ -1,9 +1,9 @@
-"""What SASRecCE, SASRecSampled and gSASRec share: SASRec's encoder over one table of items, and which places train.
+"""SASRecCE, SASRecSampled and gSASRec: SASRec's encoder over one table of items, and which places train.
 
     L = mean over places j of  l(h_j, e_{j+1})
 
 h_j is the state of SASRec's causal Transformer after item j (interests/causal_encoder.py); an item scores h_n . e. The
-models differ in l, which they write as `place_losses`.
+models differ in the defaults of their keys, l (key ``loss``) above all.
 
 `train_positions: all` trains every place of a user's history in one row, as SASRec does; `last` takes one row for each
 target, as RecBole does, and costs as many times more (docs/decisions/085).
@@ -14,22 +14,19 @@ Shapes: B rows, P trained places, D embedding, V items.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
-from recbole_diffusion.config_options import at_least
 from recbole_diffusion.interests.causal_encoder import Activation, CausalEncoder, PositionOrder, TrainPositions
-from recbole_diffusion.losses.negatives import NegativeSampler, build_negative_sampler
 from recbole_diffusion.models.base import Score, VectorRecommender
-from recbole_diffusion.models.item_counts import sampler_item_counts
-from recbole_diffusion.models.item_table import item_table
+from recbole_diffusion.models.loss_options import PlaceLossOptions
 
 
 @dataclass(frozen=True)
-class CausalOptions:
-    """The keys that all of them have."""
+class CausalOptions(PlaceLossOptions):
+    """Their keys, which differ in defaults alone."""
 
     hidden_size: int
     n_layers: int
@@ -45,51 +42,15 @@ class CausalOptions:
     score: Score
 
 
-@dataclass(frozen=True)
-class SampledCausalOptions(CausalOptions):
-    """The keys of those that sample negatives."""
-
-    negative_sampler: str
-    n_negatives: int
-    negatives_per_row: bool
-    remove_hits: bool
-
-    def __post_init__(self) -> None:
-        """Refuse what no sampler can have."""
-        at_least(self, 1, ("n_negatives",))
-        if self.negatives_per_row and self.negative_sampler == "in_batch":
-            raise ValueError(
-                "negatives_per_row is True, but the negatives of in_batch are the batch's targets, the same for every "
-                "place; set negatives_per_row: False or another negative_sampler"
-            )
-
-    def sampler(self, dataset: Any, n_items: int, *, log_q_correction: bool = False) -> NegativeSampler:
-        """What these keys name.
-
-        Args:
-            dataset: the training part of a dataset.
-            n_items: V.
-            log_q_correction: whether the loss subtracts log q.
-        """
-        return build_negative_sampler(
-            self.negative_sampler,
-            self.n_negatives,
-            item_counts=lambda: sampler_item_counts(self.negative_sampler, dataset, n_items),
-            log_q_correction=log_q_correction,
-            per_row=self.negatives_per_row,
-        )
-
-
 class CausalRecommender(VectorRecommender):
-    """Base of the models that train SASRec's encoder; `Options` derives from `CausalOptions`."""
+    """Base of the models that train SASRec's encoder."""
 
-    term: ClassVar[str]
-    """Name of the loss in logs."""
+    Options = CausalOptions
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         o: CausalOptions = self.options
-        self.item_embedding = item_table(self.n_items, o.hidden_size, o.item_init_std)
+        self.item_embedding = self.new_item_table(o.item_init_std)
         self.encoder = CausalEncoder(
             o.hidden_size,
             o.n_layers,
@@ -101,7 +62,9 @@ class CausalRecommender(VectorRecommender):
             position_order=o.position_order,
             scale_items=o.scale_items,
             output_projection=o.attention_output,
+            sparse_look_ups=self.item_embedding.sparse_look_ups,
         )
+        self.objective = self.new_objective(dataset)
 
     def place_losses(self, states: Tensor, items: Tensor, places: Tensor | None) -> Tensor:
         """The loss of each trained place, (P,).
@@ -111,7 +74,8 @@ class CausalRecommender(VectorRecommender):
             items: (P,) the item that follows.
             places: (P, 2) row and place in its history; None for one a row.
         """
-        raise TypeError(f"{type(self).__name__} does not define place_losses(states, items, places)")
+        losses: Tensor = self.objective(states, self.item_embedding.weight, items, places)
+        return losses
 
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:
         """The mean over all trained places."""
@@ -122,13 +86,13 @@ class CausalRecommender(VectorRecommender):
             interaction[self.POS_ITEM_ID],
             self.options.train_positions,
         )
-        return {self.term: self.place_losses(states, items, places).mean()}
+        return {self.loss_choice.term: self.place_losses(states, items, places).mean()}
 
     def averaged_over(self, interaction: Interaction) -> dict[str, int | None]:
         """The trained places, which are as many as the histories have items."""
         if self.options.train_positions == "last":
             return {}
-        return {self.term: int(interaction[self.ITEM_SEQ_LEN].sum())}
+        return {self.loss_choice.term: int(interaction[self.ITEM_SEQ_LEN].sum())}
 
     def user_vectors(self, interaction: Interaction) -> Tensor:
         """The state after the latest item, (B, 1, D)."""

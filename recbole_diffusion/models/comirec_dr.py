@@ -52,4 +52,4 @@ class ComiRecDR(MultiInterestRecommender):
             o.hidden_size, o.n_interests, self.max_seq_length, o.routing_softmax, o.routing_iterations
         )
         self.extractor.reset_parameters(o.initialisation)
-        self.objective = o.objective(dataset, self.n_items)
+        self.objective = self.new_objective(dataset)

@@ -52,4 +52,4 @@ class ComiRecSA(MultiInterestRecommender):
             o.hidden_size, o.n_interests, self.max_seq_length, positions=o.use_positions, bias=o.bias
         )
         self.extractor.reset_parameters(o.initialisation)
-        self.objective = o.objective(dataset, self.n_items)
+        self.objective = self.new_objective(dataset)

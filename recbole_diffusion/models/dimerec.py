@@ -36,10 +36,9 @@ from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.guidance_extractors import build_guidance_extractor, guidance_count
 from recbole_diffusion.interests.history_encoder import HistoryEncoder
 from recbole_diffusion.interests.multi_interest import Interests, select_interest
-from recbole_diffusion.losses.same_negatives import softmax_of_each, without_history
+from recbole_diffusion.losses.same_negatives import losses_of_each, without_history
 from recbole_diffusion.models.base import DiffusionRecommender, named_part
 from recbole_diffusion.models.dimerec_options import DimeRecOptions
-from recbole_diffusion.models.item_table import item_table
 
 
 class DimeRec(DiffusionRecommender):
@@ -51,7 +50,7 @@ class DimeRec(DiffusionRecommender):
         super().__init__(config, dataset)
         o: DimeRecOptions = self.options
         std = math.sqrt(2 / (self.n_items + o.hidden_size)) if o.item_init_std == "xavier" else o.item_init_std
-        self.item_embedding = item_table(self.n_items, o.hidden_size, std)
+        self.item_embedding = self.new_item_table(std)
         self.history_encoder = None
         if o.history_encoder == "sasrec":
             self.history_encoder = HistoryEncoder(
@@ -90,7 +89,8 @@ class DimeRec(DiffusionRecommender):
             stop_after=o.intermediate_steps,
             early_result=o.intermediate_result,
         )
-        self.negative_sampler = o.sampler(dataset, self.n_items)
+        self.objective = self.new_objective(dataset, negatives_per_row=o.negatives == "per_row")
+        self.objective.remove_hits = o.remove_hits or o.avoid_history
 
     def guidance(self, interaction: Interaction) -> Interests:
         """The guidance of a batch of histories (Eq. 13), with its weights over the items."""
@@ -162,21 +162,15 @@ class DimeRec(DiffusionRecommender):
         return x_0, x_0_hat, t, weight
 
     def ranking_losses(self, users: dict[str, Tensor], targets: Tensor, item_seq: Tensor) -> dict[str, Tensor]:
-        """Softmax losses (B,) of several user vectors (B, D) of each row with the same negatives (Eq. 19, 22)."""
+        """Ranking losses (B,) of several user vectors (B, D) of each row with the same negatives (Eq. 19, 22)."""
         o: DimeRecOptions = self.options
         if not users:
             return {}
-        negatives = None if self.negative_sampler is None else self.negative_sampler(targets, self.n_items)
+        sampler = self.objective.sampler
+        negatives = None if sampler is None else sampler(targets, self.n_items)
         if negatives is not None and o.avoid_history and not negatives.shared:
             negatives = without_history(negatives, targets, item_seq)
-        return softmax_of_each(
-            users,
-            self.item_vectors(),
-            targets,
-            negatives,
-            log_q_correction=o.log_q_correction,
-            remove_hits=o.remove_hits or o.avoid_history,
-        )
+        return losses_of_each(users, self.item_vectors(), targets, negatives, self.objective)
 
     def user_vectors(self, interaction: Interaction) -> Tensor:
         """(B, 1, D) of the reverse chain, or the guidance (B, K, D) with `rank_by: guidance`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from recbole_diffusion.config_options import at_least
 from recbole_diffusion.denoisers.mlp import Fusion, MLPActivation
@@ -13,15 +13,13 @@ from recbole_diffusion.diffusion.sampler import EarlyResult
 from recbole_diffusion.diffusion.schedules import NoiseSchedule
 from recbole_diffusion.interests.guidance_extractors import Guidance, Initialisation
 from recbole_diffusion.interests.routing import RoutingSoftmax
-from recbole_diffusion.losses.negatives import NegativeSampler, build_negative_sampler
-from recbole_diffusion.losses.objective import Loss
 from recbole_diffusion.models.base import Score
 from recbole_diffusion.models.beta_schedule import beta_schedule
-from recbole_diffusion.models.item_counts import sampler_item_counts
+from recbole_diffusion.models.loss_options import LossOptions
 
 
 @dataclass(frozen=True)
-class DimeRecOptions:
+class DimeRecOptions(LossOptions):
     """DimeRec's own keys; properties/model/DimeRec.yaml holds the defaults and says what each means."""
 
     hidden_size: int
@@ -40,13 +38,8 @@ class DimeRecOptions:
     guidance_weight: float
     reconstruction_weight: float
     ranking_weight: float
-    loss: Loss
     negatives: Literal["per_row", "shared"]
-    negative_sampler: str
-    n_negatives: int
     avoid_history: bool
-    remove_hits: bool
-    log_q_correction: bool
     temperature: float
     normalise_items: bool
     normalise_prediction: bool
@@ -81,9 +74,10 @@ class DimeRecOptions:
 
     def __post_init__(self) -> None:
         """Refuse values that no network, loss or chain can have."""
+        super().__post_init__()
         if not 0.0 <= self.dropout_prob < 1.0:
             raise ValueError(f"dropout_prob is {self.dropout_prob}; it must be at least 0 and less than 1")
-        at_least(self, 1, ("hidden_size", "n_interests", "n_layers", "n_heads", "num_steps", "n_negatives"))
+        at_least(self, 1, ("hidden_size", "n_interests", "n_layers", "n_heads", "num_steps"))
         at_least(self, 1, ("n_eval_samples",))
         weights = ("guidance_weight", "reconstruction_weight", "ranking_weight")
         at_least(self, 0, weights)
@@ -112,19 +106,12 @@ class DimeRecOptions:
             reverse_noise_space=self.reverse_noise_space,
         )
 
-    def sampler(self, dataset: Any, n_items: int) -> NegativeSampler | None:
-        """What draws negatives; None for the full softmax.
+    @property
+    def reads_rows_alone(self) -> bool:
+        """Unit item vectors are made of the whole table."""
+        return not self.normalise_items
 
-        Args:
-            dataset: the training part of a dataset.
-            n_items: V.
-        """
-        if self.loss == "full_softmax":
-            return None
-        return build_negative_sampler(
-            self.negative_sampler,
-            self.n_negatives,
-            item_counts=lambda: sampler_item_counts(self.negative_sampler, dataset, n_items),
-            log_q_correction=self.log_q_correction,
-            per_row=self.negatives == "per_row",
-        )
+    @property
+    def ranks(self) -> bool:
+        """With both weights 0 the reconstruction is all that trains."""
+        return bool(self.guidance_weight or self.ranking_weight)

@@ -38,7 +38,6 @@ from recbole_diffusion.interests.routing import DynamicRouting
 from recbole_diffusion.models.base import DiffusionRecommender, named_part
 from recbole_diffusion.models.dmi_options import DMIOptions
 from recbole_diffusion.models.interest_refinement import InterestRefinement, Reconstruction
-from recbole_diffusion.models.item_table import item_table
 
 
 def _refinement(o: DMIOptions) -> InterestRefinement:
@@ -87,7 +86,7 @@ class DMI(DiffusionRecommender):
         super().__init__(config, dataset)
         o: DMIOptions = self.options
         sizes = (o.hidden_size, o.n_interests, self.max_seq_length)
-        self.item_embedding = item_table(self.n_items, o.hidden_size, o.item_init_std)
+        self.item_embedding = self.new_item_table(o.item_init_std)
         self.extractor: SelfAttentiveInterests | DynamicRouting
         if o.base == "comirec_dr":
             self.extractor = DynamicRouting(*sizes, softmax=o.routing_softmax, iterations=o.routing_iterations)
@@ -95,7 +94,7 @@ class DMI(DiffusionRecommender):
             self.extractor = SelfAttentiveInterests(*sizes, positions=o.use_positions, bias=o.bias)
         self.extractor.reset_parameters(o.initialisation)
         hardness = o.hardness if o.base == "remi" else 0.0
-        self.objective = o.objective(dataset, self.n_items, hardness=hardness, detach_weights=o.detach_weights)
+        self.objective = self.new_objective(dataset, hardness=hardness, detach_weights=o.detach_weights)
         self.refinement = _refinement(o) if o.diffusion else None
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
 

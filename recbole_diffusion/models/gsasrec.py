@@ -17,46 +17,8 @@ Shapes: B rows, L history, P trained places, M negatives, D embedding, V items, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
-
-from recbole_diffusion.losses.ranking import gbce, gbce_power
-from recbole_diffusion.models.causal_recommender import CausalRecommender, SampledCausalOptions
-
-
-@dataclass(frozen=True)
-class GSASRecOptions(SampledCausalOptions):
-    """gSASRec's own keys; properties/model/gSASRec.yaml holds the defaults and says what each means."""
-
-    calibration: float
-
-    def __post_init__(self) -> None:
-        """Refuse negatives whose rate the calibration does not know (docs/decisions/086)."""
-        super().__post_init__()
-        if self.negative_sampler == "in_batch" or (self.negative_sampler == "log_uniform" and self.calibration != 0.0):
-            raise ValueError(
-                f"negative_sampler is {self.negative_sampler}, but gSASRec is calibrated for n_negatives uniform "
-                "items; set negative_sampler: uniform (log_uniform goes with calibration: 0.0 alone)"
-            )
+from recbole_diffusion.models.causal_recommender import CausalRecommender
 
 
 class gSASRec(CausalRecommender):  # noqa: N801 (the model's name)
-    """gSASRec as a RecBole `SequentialRecommender`."""
-
-    Options = GSASRecOptions
-    term = "gbce"
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        o: GSASRecOptions = self.options
-        gbce_power(o.n_negatives, self.n_items, o.calibration)  # refuses a calibration that is none
-        self.sampler = o.sampler(dataset, self.n_items)
-
-    def place_losses(self, states: Tensor, items: Tensor, places: Tensor | None) -> Tensor:
-        """gBCE of the next item and the negatives, (P,)."""
-        table = self.item_embedding.weight
-        o: GSASRecOptions = self.options
-        negatives = self.sampler(items, self.n_items, places)
-        return gbce(states, table, items, negatives, calibration=o.calibration, remove_hits=o.remove_hits)
+    """gSASRec (`loss: gbce`) as a RecBole `SequentialRecommender`."""

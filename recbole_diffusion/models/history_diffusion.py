@@ -1,7 +1,7 @@
 """What DiffuRec and DiffuRecSys share: a Transformer over the history restores the noised target at its last place.
 
     x_t = sqrt(ab_t) x_0 + sqrt(1 - ab_t) eps,   x_0_hat = f(x_t, t, LN(Drop(E[history])))
-    L   = -log softmax(E x_0_hat)_a                                       over all items, x_0 = e_a
+    L   = -log softmax(E x_0_hat)_a                                       over all items, x_0 = e_a (key ``loss``)
 
 Inference reverses T steps from N(0, I). The models differ in f, in how padding reaches it, and in what the forward
 process draws.
@@ -25,14 +25,14 @@ from recbole_diffusion.diffusion.sampler import build_sampler
 from recbole_diffusion.diffusion.schedules import NoiseSchedule, build_schedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.condition import Condition
-from recbole_diffusion.losses.ranking import full_softmax
 from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
 from recbole_diffusion.models.item_table import item_table
+from recbole_diffusion.models.loss_options import PlaceLossOptions
 from recbole_diffusion.models.packed_history import embed_history, row_chunks
 
 
 @dataclass(frozen=True)
-class HistoryDiffusionOptions:
+class HistoryDiffusionOptions(PlaceLossOptions):
     """The keys that both have."""
 
     hidden_size: int
@@ -44,7 +44,6 @@ class HistoryDiffusionOptions:
     item_init_std: float
     use_positions: bool
     mask_mode: Literal["query", "key"]
-    ce_include_padding: bool
     num_steps: int
     noise_schedule: str
     beta_start: float | None
@@ -69,7 +68,8 @@ class HistoryDiffusionOptions:
     eval_seed: int | None
 
     def __post_init__(self) -> None:
-        """Refuse values that no network or chain can have."""
+        """Refuse values that no network, loss or chain can have."""
+        super().__post_init__()
         for key in ("dropout_prob", "embedding_dropout_prob"):
             if not 0.0 <= getattr(self, key) < 1.0:
                 raise ValueError(f"{key} is {getattr(self, key)}; it must be at least 0 and less than 1")
@@ -108,11 +108,12 @@ class HistoryDiffusion(DiffusionRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         o: HistoryDiffusionOptions = self.options
-        self.item_embedding = item_table(self.n_items, o.hidden_size, o.item_init_std)
+        self.item_embedding = self.new_item_table(o.item_init_std)
         self.position_embedding = None
         if o.use_positions:
             self.position_embedding = item_table(self.max_seq_length, o.hidden_size, o.item_init_std)
         self.history_norm = nn.LayerNorm(o.hidden_size, eps=NORM_EPSILON)
+        self.objective = self.new_objective(dataset)
         self.process = o.process()
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
         self.noise = build_noise(named_part(o.noise))
@@ -142,17 +143,15 @@ class HistoryDiffusion(DiffusionRecommender):
         return self.embedded(item_seq, item_seq_len, padding_tokens=self.options.mask_mode == "query")
 
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:
-        """Cross-entropy of the reconstructed target over all items."""
+        """The ranking loss of the reconstructed target, by default cross-entropy over all items."""
         targets = interaction[self.POS_ITEM_ID]
         condition = self.condition(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         t, weight = self.step_sampler.sample(targets.shape[0], device=targets.device)
         noised = self.process.sample(self.item_embedding(targets), t, noise=self.noise)
         x_0_hat = self.denoiser(noised.x_t, t, condition, noise=GlobalNoise())
-        row_losses = full_softmax(
-            x_0_hat, self.item_embedding.weight, targets, include_padding=self.options.ce_include_padding
-        )
+        row_losses = self.objective(x_0_hat, self.item_embedding.weight, targets)
         self.step_sampler.update(t, row_losses.detach())
-        return {"cross_entropy": (row_losses * weight).mean()}
+        return {self.loss_choice.term: (row_losses * weight).mean()}
 
     def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
         """Reverse the chain from noise: x_0 (B, 1, D).

@@ -29,7 +29,6 @@ from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, RowNoise
 from recbole_diffusion.interests.multi_interest import Interests, label_attention
 from recbole_diffusion.interests.routing import RoutingSoftmax, SharedRouting
 from recbole_diffusion.models.base import VectorRecommender
-from recbole_diffusion.models.item_table import item_table
 from recbole_diffusion.models.ranking_options import RankingOptions
 
 
@@ -68,7 +67,7 @@ class MIND(VectorRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         o: MINDOptions = self.options
-        self.item_embedding = item_table(self.n_items, o.hidden_size, o.item_init_std)
+        self.item_embedding = self.new_item_table(o.item_init_std)
         self.extractor = SharedRouting(
             o.hidden_size,
             o.n_interests,
@@ -80,7 +79,7 @@ class MIND(VectorRecommender):
             relu_layer=o.relu_layer,
         )
         self.extractor.reset_parameters(o.initialisation)
-        self.objective = o.objective(dataset, self.n_items)
+        self.objective = self.new_objective(dataset)
 
     def interests(self, interaction: Interaction, noise: NoiseSource) -> Interests:
         """Interests of a batch of histories; `noise` gives b at the start."""

@@ -18,7 +18,6 @@ from torch import Tensor
 from recbole_diffusion.interests.multi_interest import Interests, select_interest
 from recbole_diffusion.losses.objective import RankingObjective
 from recbole_diffusion.models.base import VectorRecommender
-from recbole_diffusion.models.item_table import item_table
 
 
 class MultiInterestRecommender(VectorRecommender):
@@ -29,7 +28,7 @@ class MultiInterestRecommender(VectorRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.item_embedding = item_table(self.n_items, self.options.hidden_size, self.options.item_init_std)
+        self.item_embedding = self.new_item_table(self.options.item_init_std)
 
     def interests(self, interaction: Interaction) -> Interests:
         """Interests of a batch of histories, with their weights over the items."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from recbole_diffusion.denoisers.dropout import dropout
 from recbole_diffusion.denoisers.efficient_attention import PaddedCondition
@@ -41,7 +40,7 @@ def embed_history(
         padded_length: L, the length that histories count as padded to.
     """
     layout = pack(item_seq, item_seq_len, padding_tokens=padding_tokens, padded_length=padded_length)
-    tokens = functional.embedding(layout.item_ids, item_embedding.weight)
+    tokens = item_embedding(layout.item_ids)
     if position_embedding is not None:
         place = layout.position
         if layout.query_keep is not None:  # a row's padding token comes first and has no position
@@ -76,7 +75,7 @@ def share_padding(
     missing = (padded_length - item_seq_len).clamp_min(0).to(condition.tokens.device)[:, None]
     count = max(padded_length - 1, 1) if norm.training else 1
     counts = (torch.arange(count, device=missing.device) < missing) if norm.training else missing
-    rows = item_embedding.weight[:1].expand(count, -1)
+    rows = item_embedding(item_seq_len.new_zeros(1)).expand(count, -1)
     tokens = norm(dropout(rows, dropout_prob, norm.training))
     return PaddedCondition(condition.tokens, condition.layout, tokens, counts.to(condition.tokens.dtype))
 

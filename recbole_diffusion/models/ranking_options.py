@@ -1,7 +1,4 @@
-"""The keys of models that rank by a sampled softmax, and what these keys build.
-
-    loss: sampled_softmax    cross-entropy over the target and what `negative_sampler` draws (docs/decisions/070)
-    loss: full_softmax       cross-entropy over all items
+"""The keys of the multi-interest models, and what these keys build; their loss: docs/decisions/070.
 
 `RoutedOptions` adds REMI's two: negatives weighted by how hard they are, and the penalty on peaked attention.
 
@@ -11,53 +8,29 @@ Shapes: B rows, K interests, L history, V items.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from recbole_diffusion.config_options import at_least
 from recbole_diffusion.interests.multi_interest import Interests, real_items
-from recbole_diffusion.losses.objective import Loss, RankingObjective, build_objective
 from recbole_diffusion.losses.regularisers import routing_regulariser
 from recbole_diffusion.models.base import Score
-from recbole_diffusion.models.item_counts import sampler_item_counts
+from recbole_diffusion.models.loss_options import LossOptions
 
 
 @dataclass(frozen=True)
-class RankingOptions:
+class RankingOptions(LossOptions):
     """The keys that all of them have."""
 
     hidden_size: int
     item_init_std: float | None
-    loss: Loss
-    negative_sampler: str
-    n_negatives: int
-    log_q_correction: bool
-    remove_hits: bool
     score: Score
 
     def __post_init__(self) -> None:
         """Refuse values that no network can have."""
-        at_least(self, 1, ("hidden_size", "n_negatives"))
-
-    def objective(self, dataset: Any, n_items: int, *, hardness: float = 0.0, **more: bool) -> RankingObjective:
-        """The ranking loss that these keys name.
-
-        Args:
-            dataset: the training part of a dataset.
-            n_items: V.
-            hardness, more: further arguments of `build_objective`.
-        """
-        return build_objective(
-            self.loss,
-            self.negative_sampler,
-            self.n_negatives,
-            item_counts=lambda: sampler_item_counts(self.negative_sampler, dataset, n_items),
-            log_q_correction=self.log_q_correction,
-            remove_hits=self.remove_hits,
-            hardness=hardness,
-            **more,
-        )
+        super().__post_init__()
+        at_least(self, 1, ("hidden_size",))
 
 
 @dataclass(frozen=True)

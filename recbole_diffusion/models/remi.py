@@ -51,7 +51,7 @@ class REMI(MultiInterestRecommender):
             o.hidden_size, o.n_interests, self.max_seq_length, positions=o.use_positions, bias=o.bias
         )
         self.extractor.reset_parameters(o.initialisation)
-        self.objective = o.objective(dataset, self.n_items, hardness=o.hardness, detach_weights=o.detach_weights)
+        self.objective = self.new_objective(dataset, hardness=o.hardness, detach_weights=o.detach_weights)
 
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:
         """Softmax with hard negatives (IHN) and the routing regulariser (RR), weighted by lambda."""

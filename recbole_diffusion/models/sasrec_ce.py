@@ -8,33 +8,13 @@ rival that an honest table needs ("SASRec+" in that paper).
 
 The paper trains every place of a user's history, as `train_positions: all` does (causal_recommender.py).
 
-Shapes: B rows, L history, P trained places, D embedding, V items.
+Defaults: properties/model/SASRecCE.yaml. Shapes: B rows, L history, P trained places, D embedding, V items.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from torch import Tensor
-
-from recbole_diffusion.losses.ranking import full_softmax
-from recbole_diffusion.models.causal_recommender import CausalOptions, CausalRecommender
-
-
-@dataclass(frozen=True)
-class SASRecCEOptions(CausalOptions):
-    """SASRecCE's own keys; properties/model/SASRecCE.yaml holds the defaults and says what each means."""
-
-    ce_include_padding: bool
+from recbole_diffusion.models.causal_recommender import CausalRecommender
 
 
 class SASRecCE(CausalRecommender):
-    """SASRec with full cross-entropy as a RecBole `SequentialRecommender`."""
-
-    Options = SASRecCEOptions
-    term = "cross_entropy"
-
-    def place_losses(self, states: Tensor, items: Tensor, places: Tensor | None) -> Tensor:
-        """Cross-entropy of the next item over all items, (P,)."""
-        include_padding = self.options.ce_include_padding
-        return full_softmax(states, self.item_embedding.weight, items, include_padding=include_padding)
+    """SASRec with full cross-entropy (`loss: auto`) as a RecBole `SequentialRecommender`."""

@@ -9,40 +9,15 @@ that paper) at a cost that does not grow with the catalogue.
 The paper's code draws one set of uniform negatives for each user, among items that are not in the user's history; here
 the batch shares one set and a place's own target is left out (docs/decisions/085). What trains: causal_recommender.py.
 
+Defaults: properties/model/SASRecSampled.yaml.
+
 Shapes: B rows, L history, P trained places, M negatives, D embedding, V items.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
-
-from recbole_diffusion.losses.objective import RankingObjective
-from recbole_diffusion.models.causal_recommender import CausalRecommender, SampledCausalOptions
-
-
-@dataclass(frozen=True)
-class SASRecSampledOptions(SampledCausalOptions):
-    """SASRecSampled's own keys; properties/model/SASRecSampled.yaml holds the defaults and says what each means."""
-
-    log_q_correction: bool
+from recbole_diffusion.models.causal_recommender import CausalRecommender
 
 
 class SASRecSampled(CausalRecommender):
-    """SASRec with a sampled softmax as a RecBole `SequentialRecommender`."""
-
-    Options = SASRecSampledOptions
-    term = "sampled_softmax"
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        o: SASRecSampledOptions = self.options
-        sampler = o.sampler(dataset, self.n_items, log_q_correction=o.log_q_correction)
-        self.objective = RankingObjective(sampler, log_q_correction=o.log_q_correction, remove_hits=o.remove_hits)
-
-    def place_losses(self, states: Tensor, items: Tensor, places: Tensor | None) -> Tensor:
-        """Cross-entropy of the next item over it and the negatives, (P,)."""
-        losses: Tensor = self.objective(states, self.item_embedding.weight, items, places)
-        return losses
+    """SASRec with a sampled softmax (`loss: sampled`) as a RecBole `SequentialRecommender`."""

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from recbole_diffusion.interests.multi_interest import initialise, real_items
 from recbole_diffusion.linear import Linear
 from recbole_diffusion.models.base import VectorRecommender
-from recbole_diffusion.models.item_table import item_table
 from recbole_diffusion.models.ranking_options import RankingOptions
 
 
@@ -68,10 +67,10 @@ class YouTubeDNN(VectorRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         o: YouTubeDNNOptions = self.options
-        self.item_embedding = item_table(self.n_items, o.hidden_size, o.item_init_std)
+        self.item_embedding = self.new_item_table(o.item_init_std)
         sizes = (o.hidden_size, *o.hidden_layers, o.hidden_size)
         self.tower = tower(sizes, bias=o.bias, initialisation=o.initialisation)
-        self.objective = o.objective(dataset, self.n_items)
+        self.objective = self.new_objective(dataset)
 
     def mean_item(self, interaction: Interaction) -> Tensor:
         """The mean of each history's embeddings, (B, D)."""
@@ -81,7 +80,8 @@ class YouTubeDNN(VectorRecommender):
         total = items.masked_fill(padding, 0.0).sum(1)
         count = lengths[:, None].to(items.dtype)
         if self.options.pad_leak:
-            total = total + (self.max_seq_length - count) * self.item_embedding.weight[0]
+            padding_vector = self.item_embedding(lengths.new_zeros(()))
+            total = total + (self.max_seq_length - count) * padding_vector
         return total / count
 
     def losses(self, interaction: Interaction) -> dict[str, Tensor]:

@@ -57,13 +57,26 @@ def write_text_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _of_their_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, none in the memory of another; copied only where they are."""
+    own: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        found = tensor.detach().cpu().contiguous()
+        storage = found.untyped_storage()
+        if storage.data_ptr() in taken or storage.nbytes() != found.numel() * found.element_size():
+            found = found.clone()
+        taken.add(found.untyped_storage().data_ptr())
+        own[name] = found
+    return own
+
+
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
     try:
-        save_file(tensors, temporary, metadata={HEADER_KEY: json.dumps(checkpoint.facts)})
+        save_file(_of_their_own(checkpoint.tensors), temporary, metadata={HEADER_KEY: json.dumps(checkpoint.facts)})
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(temporary, path)

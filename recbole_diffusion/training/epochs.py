@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.training.batch_terms import BatchTerms
 from recbole_diffusion.training.evaluation import RankingTrainer, progress
 from recbole_diffusion.training.losses import EpochLosses, stop_unless_finite, terms_of
+from recbole_diffusion.training.row_wise_adam import clip_gradients
 
 
 class OneLossEpochs(RankingTrainer):
@@ -51,7 +51,7 @@ class OneLossEpochs(RankingTrainer):
             self.scaler.scale(loss).backward()
             if self.clip_grad_norm:
                 self.scaler.unscale_(self.optimizer)
-                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+                clip_gradients(self.model.parameters(), **self.clip_grad_norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
         if not losses.batches:

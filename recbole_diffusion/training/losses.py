@@ -121,11 +121,19 @@ def stop_unless_weights_finite(model: nn.Module, *, epoch: int, last: Path) -> N
     Raises:
         TrainingDiverged: the first three that are not.
     """
-    broken = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
+    broken = [name for name, weight in model.named_parameters() if not _finite(weight.detach())]
     if broken:
         raise TrainingDiverged(
             f"weights are not finite after epoch {epoch + 1} ({', '.join(broken[:3])}); {ADVICE}; {_last_good(last)}"
         )
+
+
+def _finite(weight: Tensor) -> bool:
+    """Whether all numbers are, without a copy of them: extremes are NaN where one is."""
+    if not weight.numel() or not weight.is_floating_point():
+        return True
+    low, high = torch.aminmax(weight)
+    return bool(torch.isfinite(low)) and bool(torch.isfinite(high))
 
 
 def _last_good(last: Path) -> str:

@@ -9,17 +9,20 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import StepLR
 
+from recbole_diffusion.training.row_wise_adam import RowWiseAdam, RowWiseAdamW
+
 
 def fused_adam(
-    learner: str, parameters: Sequence[Tensor], learning_rate: float, weight_decay: float
+    learner: str, parameters: Sequence[Tensor], learning_rate: float, weight_decay: float, *, row_wise: bool = False
 ) -> torch.optim.Optimizer | None:
-    """Adam or AdamW, fused where the parameters allow it; None for another learner, for sparse gradients and devices
-    without the kernel, which RecBole's trainer builds."""
+    """Adam or AdamW, fused where the parameters allow it; None for another learner, for sparse parameters and devices
+    without the kernel, which RecBole's trainer builds. `row_wise` takes sparse gradients, row by row."""
     name, devices = learner.lower(), {parameter.device.type for parameter in parameters}
     sparse = any(parameter.is_sparse for parameter in parameters)
     if name not in ("adam", "adamw") or not devices <= {"cpu", "cuda"} or sparse:
         return None
-    return (torch.optim.Adam if name == "adam" else torch.optim.AdamW)(
+    adam, adamw = (RowWiseAdam, RowWiseAdamW) if row_wise else (torch.optim.Adam, torch.optim.AdamW)
+    return (adam if name == "adam" else adamw)(
         parameters,
         lr=learning_rate,
         weight_decay=weight_decay,

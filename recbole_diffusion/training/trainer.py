@@ -29,7 +29,8 @@ from recbole.utils import calculate_valid_score
 from recbole_diffusion.compat import without_recbole_loggers
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.collector import RankCollector
-from recbole_diffusion.models.base import DiffusionRecommender
+from recbole_diffusion.models.base import DiffusionRecommender, VectorRecommender
+from recbole_diffusion.models.item_table import ItemTable
 from recbole_diffusion.provenance import check_same_data, package_versions
 from recbole_diffusion.training.checkpoint import (
     Checkpoint,
@@ -130,7 +131,9 @@ class _Run(RankingTrainer):
         learner: Any = kwargs.get("learner", self.learner)
         rate: Any = kwargs.get("learning_rate", self.learning_rate)
         decay: Any = kwargs.get("weight_decay", self.weight_decay)
-        return fused_adam(learner, parameters, rate, decay) or super()._build_optimizer(**kwargs)
+        row_wise = any(isinstance(part, ItemTable) and part.gradient == "rows" for part in self.model.modules())
+        fused = fused_adam(learner, parameters, rate, decay, row_wise=row_wise)
+        return fused or super()._build_optimizer(**kwargs)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -277,6 +280,8 @@ class _Run(RankingTrainer):
         self.eval_collector.data_collect(train_data)
         if self.config["train_neg_sample_args"].get("dynamic", False):
             train_data.get_model(self.model)
+        if isinstance(self.model, VectorRecommender) and self.model.loss_choice.why:
+            logger.info(self.model.loss_choice.why)
         if self.start_epoch:
             self.stopped = self.stopped or self._late()
             logger.info("epochs %d to %d follow", self.start_epoch + 1, self.epochs)

@@ -121,6 +121,7 @@ SETTINGS: dict[str, list[Case]] = {
     "SASRecCE": [
         Case("SASRecCE"),
         Case("SASRecCE", {"train_positions": "last", "position_order": "from_last"}, label="last, from_last"),
+        Case("SASRecCE", {"loss": "chunked", "ce_include_padding": False}, label="chunked"),
     ],
     "Popularity": [
         Case(

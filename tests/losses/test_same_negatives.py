@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from recbole_diffusion.losses.negatives import Negatives, build_negative_sampler
+from recbole_diffusion.losses.objective import RankingObjective
 from recbole_diffusion.losses.ranking import full_softmax, sampled_softmax
-from recbole_diffusion.losses.same_negatives import repeated, softmax_of_each, without_history
+from recbole_diffusion.losses.same_negatives import losses_of_each, repeated, without_history
 
 ITEMS = 30
 
@@ -25,7 +26,7 @@ def test_one_pass_equals_one_by_one(name: str, per_row: bool, log_q_correction: 
     )
     negatives = sampler(targets, ITEMS)
     keys = {"log_q_correction": log_q_correction, "remove_hits": True}
-    together = softmax_of_each(users, table, targets, negatives, **keys)
+    together = losses_of_each(users, table, targets, negatives, RankingObjective(sampler, **keys))
     assert list(together) == ["one", "two", "three"]
     for key, vectors in users.items():
         torch.testing.assert_close(together[key], sampled_softmax(vectors, table, targets, negatives, **keys))
@@ -33,9 +34,9 @@ def test_one_pass_equals_one_by_one(name: str, per_row: bool, log_q_correction: 
 
 def test_all_items_and_no_vectors() -> None:
     targets, table, user = torch.tensor([3, 4]), torch.randn(ITEMS, 6), torch.randn(2, 6)
-    losses = softmax_of_each({"one": user, "two": -user}, table, targets, None)
+    losses = losses_of_each({"one": user, "two": -user}, table, targets, None, RankingObjective())
     torch.testing.assert_close(losses["two"], full_softmax(-user, table, targets, include_padding=False))
-    assert softmax_of_each({}, table, targets, None) == {}
+    assert losses_of_each({}, table, targets, None, RankingObjective()) == {}
 
 
 def test_items_of_the_history_become_the_target() -> None:

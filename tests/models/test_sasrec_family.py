@@ -123,7 +123,7 @@ def test_gbce_over_the_target_and_a_places_own_negatives(calibration: float) -> 
         def __call__(self, targets: Tensor, n_items: int, places: Tensor | None = None) -> Negatives:
             return Negatives(torch.stack([drawn[int(target)] for target in targets]))
 
-    model.sampler = Follows()
+    model.objective.sampler = Follows()
     expected = []
     for score, item in zip(scores, items, strict=True):
         own = score[drawn[int(item)]]
@@ -134,7 +134,7 @@ def test_gbce_over_the_target_and_a_places_own_negatives(calibration: float) -> 
 
 def test_t_of_zero_and_one_negative_is_sasrecs_binary_cross_entropy() -> None:
     model = tiny("gSASRec", calibration=0.0, n_negatives=1, negatives_per_row=False)
-    model.sampler = Known(torch.tensor([17]))
+    model.objective.sampler = Known(torch.tensor([17]))
     users, items = all_pairs(model)
     scores = users @ model.item_vectors().T
     both = torch.stack([scores[torch.arange(len(items)), items], scores[:, 17]], 1)
@@ -164,7 +164,7 @@ def test_a_deviation_that_is_none_is_refused(name: str) -> None:
             {"negative_sampler": "in_batch", "negatives_per_row": False},
             "negative_sampler is in_batch, but g",
         ),
-        ("gSASRec", {"negative_sampler": "log_uniform"}, "negative_sampler is log_uniform, but gSASRec is calibrated"),
+        ("gSASRec", {"negative_sampler": "log_uniform"}, "negative_sampler is log_uniform, but gBCE is calibrated"),
         ("gSASRec", {"negative_sampler": "popular"}, "use one of uniform"),
         (
             "SASRecSampled",
@@ -204,7 +204,7 @@ def test_random_negatives_follow_the_global_generator() -> None:
 @pytest.mark.parametrize("per_row", [True, False])
 def test_negatives_of_a_place_or_of_the_batch(name: str, per_row: bool) -> None:
     model = tiny(name, negatives_per_row=per_row)
-    sampler = model.objective.sampler if name == "SASRecSampled" else model.sampler
+    sampler = model.objective.sampler
     assert sampler(torch.ones(10, dtype=torch.long), 21).ids.shape == ((10, 5) if per_row else (5,))
 
 
@@ -243,7 +243,7 @@ def test_every_sampler_against_the_loss_written_out(name: str, keys: dict[str, A
     torch.manual_seed(3)
     model = config.model_class(config, CountedItems(21))
     drawn: list[Negatives] = []
-    holder = model.objective if name == "SASRecSampled" else model
+    holder = model.objective
     sampler = holder.sampler
     asked: list[Tensor] = []
 

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.models.diffurec import DiffuRec
 from recbole_diffusion.quick_start import RunResult, evaluate, run
-from recbole_diffusion.training.checkpoint import BEST_FILE, read_checkpoint
+from recbole_diffusion.training.checkpoint import BEST_FILE, Checkpoint, read_checkpoint, write_checkpoint
 from recbole_diffusion.training.trainer import TrainingDiverged
+from tests.losses.allocations import large_tensors
 
 from .test_resume import KEYS
 
@@ -54,6 +55,20 @@ def test_the_folder_explains_itself(noisy: RunResult) -> None:
     assert config["lambda_mean"] == 0.3
     assert config["noise_schedule"] == "trunc_lin"
     assert "epoch 4/4" in (folder / "run.log").read_text()
+
+
+def test_a_checkpoint_is_written_without_a_copy_unless_memory_is_shared(tmp_path: Path) -> None:
+    shared = torch.arange(16.0).view(4, 4)
+    tensors = {"a": shared, "b": shared, "c": shared[1:], "d": shared.t(), "e": torch.zeros(0), "f": torch.zeros(0)}
+    path = tmp_path / "model.state"
+    write_checkpoint(path, Checkpoint(tensors, {"epoch": 1}))
+    stored = read_checkpoint(path)
+    assert stored.facts == {"epoch": 1}
+    assert all(torch.equal(stored.tensors[name], tensor) for name, tensor in tensors.items())
+    large = {"weights": torch.ones(1000)}
+    with large_tensors(1000) as made:
+        write_checkpoint(path, Checkpoint(large))
+    assert made == []
 
 
 def test_checkpoints_hold_weights_and_json_only(noisy: RunResult) -> None:

@@ -36,6 +36,13 @@ HARD = [
     Case("SASRecCE", {"length_bucketing": 2}, label="sorted by length"),
     Case("MIND", {"routing_init": "random", "adaptive_interests": True}, label="adaptive interests"),
     Case("DiffuRec", {"train_batch_size": 36, "clip_grad_norm": {"max_norm": 0.1}, "learner": "sgd"}, label="clipped"),
+    Case("DiffuRec", {"loss": "chunked"}, label="large catalogue, chunked"),
+    Case("SASRecSampled", {"item_optimizer": "row_wise", "n_negatives": 5}, label="large catalogue, row-wise"),
+    Case(
+        "REMI",
+        {"item_optimizer": "row_wise", "clip_grad_norm": {"max_norm": 0.1}, "negative_sampler": "in_batch"},
+        label="large catalogue, row-wise, clipped",
+    ),
     # nothing to drop here, and a batch of one row at the end: one worker has none
     Case("DiffuRec", {"train_batch_size": -1}, label="a worker without rows"),
 ]
