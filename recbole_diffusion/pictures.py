@@ -104,6 +104,18 @@ def legend_below(figure: Any, panels: Sequence[Any]) -> None:
     )  # fmt: skip
 
 
+def log_ticks(axis: Any) -> None:
+    """Numbers of a logarithmic axis in full, 0.2 and not 2e-1; some between powers of ten where there is room."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def _num_to_string(self, x: float, vmin: float, vmax: float) -> str:
+            return f"{x:g}"
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(minor_thresholds=(2, 0.5)))
+
+
 def save(figure: Any, stem: Path, *, about: str = "") -> list[Path]:
     """Write `<stem>.png` and `<stem>.svg`; the files.
 

@@ -21,7 +21,7 @@ from recbole_diffusion.analyses.training_curves import (
     plain,
     read_curves,
 )
-from recbole_diffusion.pictures import legend_below, new_figure, save
+from recbole_diffusion.pictures import legend_below, log_ticks, new_figure, save
 
 LOSS = "train_loss"
 _LOG_FROM = 20.0  # of the largest over the smallest value
@@ -33,8 +33,6 @@ def analyse(request: Request) -> Findings:
     Raises:
         UserError: no runs.
     """
-    from matplotlib.ticker import LogFormatter
-
     texts, files = [], []
     tables = read_curves(request)
     for table, curves in tables.items():
@@ -50,8 +48,7 @@ def analyse(request: Request) -> Findings:
             values = [value for curve in curves if term in curve.epochs for value in curve.epochs[term].dropna()]
             if min(values) > 0 and max(values) / min(values) > _LOG_FROM:
                 panel.set_yscale("log")
-                panel.yaxis.set_major_formatter(LogFormatter())
-                panel.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+                log_ticks(panel.yaxis)
         panels[0].set_ylabel("training loss, weighted")
         legend_below(figure, panels[: len(terms)])
         figure.suptitle(table, fontsize=11)
