@@ -7,10 +7,10 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from recbole_diffusion.errors import UserError
 
@@ -47,6 +47,8 @@ EXTRA = ("fastapi", "uvicorn", "pydantic", "prometheus_client")
 
 logger = logging.getLogger(__name__)
 
+Number = TypeVar("Number", int, float)
+
 
 def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) -> str:
     """Serve until a signal comes, and return the text to print then.
@@ -65,14 +67,14 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
     _check_packages()
     from recbole_diffusion.service.limits import Limits
 
-    numbers = {
-        field.name: _number(options, field.name, float if field.type == "float" else int)
+    given: dict[str, Any] = {
+        field.name: _number(options[field.name], field.name, float if field.type == "float" else int)
         for field in dataclasses.fields(Limits)
         if field.name in options
     }
-    limits = Limits(**numbers)
-    port = _number(options, "port", int) if "port" in options else 8000
-    threads = _number(options, "num_threads", int) if "num_threads" in options else None
+    limits = Limits(**given)
+    port = _number(options.get("port", "8000"), "port", int)
+    threads = _number(options["num_threads"], "num_threads", int) if "num_threads" in options else None
     if threads is not None and threads < 1:
         raise UserError(f"--num_threads is {threads}; it must be 1 or more")
     checkpoint = Path(options["checkpoint"])
@@ -90,7 +92,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
         return Recommender.load(checkpoint, data_path=options.get("data_path"), config=config)
 
     with _messages():
-        bound = open_socket(options.get("host", "127.0.0.1"), int(port))
+        bound = open_socket(options.get("host", "127.0.0.1"), port)
         logger.info("loading %s; %s/health says when it is ready", checkpoint, url_of(bound))
         service = serve(load, bound, limits, _announce, access_log="access_log" in flags)
     if service.working:  # the thread is at a batch that nobody waits for any more, and cannot be stopped
@@ -115,12 +117,12 @@ def _check_packages() -> None:
             ) from error
 
 
-def _number(options: Mapping[str, str], key: str, kind: type[int] | type[float]) -> int | float:
+def _number(text: str, key: str, kind: Callable[[str], Number]) -> Number:
     try:
-        return kind(options[key])
+        return kind(text)
     except ValueError:
         allowed = "a whole number" if kind is int else "a number"
-        raise UserError(f"--{key} is {options[key]!r}; it must be {allowed}") from None
+        raise UserError(f"--{key} is {text!r}; it must be {allowed}") from None
 
 
 def _announce(line: str) -> None:

@@ -67,7 +67,8 @@ def _answer_together(recommender: Recommender, queries: list[Query], options: Qu
             max(query.k for query in queries),
             exclude_seen=options.filter_seen,
         )
-        outcomes, row = [], 0
+        outcomes: list[Outcome] = []
+        row = 0
         for query in queries:
             outcomes.append(_answer(recommender, query, found, row))
             row += len(query.histories)
@@ -86,9 +87,10 @@ def _answer(recommender: Recommender, query: Query, found: RankedHistories, firs
         row = first + place
         unknown = int(found.unknown[row])
         if unknown and query.refuse_unknown:
+            item = shown(_first_unknown(recommender, history))
             return UserError(
-                f"{query.name_of(place)} has the item {shown(_first_unknown(recommender, history))}, which the run does not "
-                "know; leave it out, or skip such items with unknown: skip"
+                f"{query.name_of(place)} has the item {item}, which the run does not know; leave it out, or skip such "
+                "items with unknown: skip"
             )
         items = found.items[row, : query.k]
         items = items[items > 0]
@@ -108,6 +110,7 @@ def _answer(recommender: Recommender, query: Query, found: RankedHistories, firs
 
 
 def _first_unknown(recommender: Recommender, history: list[str]) -> str:
+    """The first item that the run does not know, of a history that has one."""
     known = recommender.ids.of(pyarrow.array(history, pyarrow.string())) > 0
     return next(item for item, is_known in zip(history, known.tolist(), strict=True) if not is_known)
 

@@ -24,6 +24,7 @@ class Observation:
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or what else a server says."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -1,8 +1,7 @@
 """What a request is refused with: a status and one line, answered as ``{"error": "..."}``.
 
-    400 no JSON            404 no such path     405 another method    408 body too slow    413 body too large
-    415 another type       422 a wrong value    500 a bug             503 full, loading or stopping
-    504 not answered in time
+400 no JSON, 404 no such path, 405 another method, 408 body too slow, 413 body too large, 415 another type, 422 a wrong
+value, 500 a bug, 503 full, loading or stopping, 504 not answered in time.
 """
 
 from __future__ import annotations

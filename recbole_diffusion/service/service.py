@@ -51,6 +51,7 @@ class Service:
         self._recommender: Recommender | None = None
         self._failure: BaseException | None = None
         self._loaded = asyncio.Event()
+        self._watched = False
         self._stopping = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="recommender")
         self.metrics = ServiceMetrics(
@@ -139,19 +140,18 @@ class Service:
             self.facts = facts_of(self._recommender)
         except Exception as error:
             self._failure = error
-            if not isinstance(error, UserError):
-                logger.exception("the checkpoint could not be loaded")
-            else:
-                logger.error("the checkpoint could not be loaded: %s", error)
+            if not self._watched:
+                logger.error("the checkpoint could not be loaded: %s", error, exc_info=not isinstance(error, UserError))
         finally:
             self._loaded.set()
 
     async def loaded(self) -> None:
-        """Wait until the model is there.
+        """Wait until the model is there; who does so is told what went wrong, and the log is not.
 
         Raises:
             UserError: it cannot be loaded; or whatever else loading raised.
         """
+        self._watched = True
         await self._loaded.wait()
         if self._failure is not None:
             raise self._failure

@@ -128,7 +128,7 @@ def test_company_that_does_not_come_is_waited_for_once() -> None:
             await asyncio.gather(*(batcher.submit(query(name)) for name in "ab"))
             began = time.monotonic()
             await batcher.submit(query("a"))
-            assert 0.1 < time.monotonic() - began
+            assert time.monotonic() - began > 0.1
             await batcher.submit(query("a"))
             await asyncio.gather(*(batcher.submit(query(name)) for name in "ab"))
             await asyncio.sleep(0.2)  # the model has rested longer than it is patient
