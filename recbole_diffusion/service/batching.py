@@ -6,7 +6,7 @@ it became free, and no longer than until as many queries are there as were when 
 them. So clients in a hurry share batches, and one client alone never waits for company: its next query is all that is
 expected. A query that comes to a model at rest goes at once.
 
-One thread, because a model is no more than one: its parts keep buffers, and torch spreads one product over the cores.
+One thread, because a model is not written to be called by two at a time, and torch spreads a product over the cores.
 """
 
 from __future__ import annotations
