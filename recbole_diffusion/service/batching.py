@@ -106,7 +106,7 @@ class Batcher:
         expected, patient_until = 1, loop.time()
         while True:
             await self._until(1)
-            if expected > 1 and loop.time() < patient_until:
+            if loop.time() < patient_until:
                 await self._until(min(expected, self._max_batch), patient_until)
             self._computed = self._take()
             if not self._computed:
