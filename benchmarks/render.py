@@ -33,6 +33,7 @@ from quality_runs import RawFileError, Run, published_values, read_json, read_ru
 from quality_tables import render_comparison, render_quality
 from render_thousand_table import render_thousand
 from search_table import render_search
+from service_load_table import render_service_load
 from speed_multi_interest_table import render_speed_multi_interest
 from speed_table import render_speed
 from suite_overhead_table import render_suite_overhead
@@ -65,6 +66,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "full_ranking": render_full_ranking,
     "large_catalogue": render_large_catalogue,
     "render_thousand": render_thousand,
+    "service_load": render_service_load,
     "speed_diffurec": render_speed,
     "speed_multi_interest": render_speed_multi_interest,
     "speed_diffurecsys": render_speed,

@@ -23,6 +23,7 @@ from recbole_diffusion import (
     compat,
     prepare_command,
     recommend_command,
+    serve_command,
     tune_command,
 )
 from recbole_diffusion.config_files import COMMAND_LINE, Overrides, parse_value
@@ -45,7 +46,7 @@ WORDS: dict[str, str] = {
     "export": "write item and user vectors",
     "serve": "answer requests for recommendations",
 }
-BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "analyse", "recommend")
+BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "analyse", "recommend", "serve")
 
 # Keys that steer the program; the words that take each, and what it is. Those of COMMANDS are in their modules.
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -64,13 +65,14 @@ FLAGS: dict[str, str] = {
     "version": "the version",
 }
 # words with keys of their own
-PREPARE, TUNE, BENCHMARK, ANALYSE, RECOMMEND = "prepare", "tune", "benchmark", "analyse", "recommend"
+PREPARE, TUNE, BENCHMARK, ANALYSE, RECOMMEND, SERVE = "prepare", "tune", "benchmark", "analyse", "recommend", "serve"
 COMMANDS: dict[str, Any] = {
     PREPARE: prepare_command,
     TUNE: tune_command,
     BENCHMARK: benchmark_command,
     ANALYSE: analyse_command,
     RECOMMEND: recommend_command,
+    SERVE: serve_command,
 }
 
 EXAMPLES = """\

@@ -73,9 +73,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     | PARTS,
     "analyse_command": {"analyses", "config_files", "registry", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},
+    "service": {"recommendation", "registry", "errors"},
+    "serve_command": {"errors"},
     "command_line": SETTINGS
     | {"model_table", "quick_start", "prepare_command"}
-    | {"recommend_command", "tune_command", "benchmark_command", "analyse_command"},
+    | {"recommend_command", "tune_command", "benchmark_command", "analyse_command", "serve_command"},
     "__main__": {"command_line"},
 }
 # Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.
@@ -86,6 +88,7 @@ MAY_IMPORT_LATE: dict[str, set[str]] = {
     "tune_command": {"tuning"},
     "benchmark_command": {"suites"},
     "analyse_command": {"pictures", "tuning"},
+    "serve_command": {"service", "recommendation"},
     "suites": {"command_line"},
     "__init__": {"quick_start", "data", "recommendation", "tuning", *SETTINGS},
 }

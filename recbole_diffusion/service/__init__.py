@@ -1,0 +1,1 @@
+"""Recommendations over HTTP: requests, batches of them, metrics, and an end that loses none."""
