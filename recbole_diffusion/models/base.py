@@ -187,6 +187,10 @@ class DiffusionRecommender(VectorRecommender):
         """One draw of the user vectors (B, K, D)."""
         raise TypeError(f"{type(self).__name__} does not define sample_user_vectors(interaction, noise)")
 
+    def use_reverse_steps(self, steps: int | None) -> None:
+        """Sample with a chain of so many reverse steps from now on, None for all T; weights and options stay."""
+        raise TypeError(f"{type(self).__name__} does not define use_reverse_steps(steps)")
+
     def evaluation_noise(self, interaction: Interaction, chain: int = 0) -> NoiseSource:
         """The noise of evaluation chain number `chain` (0-based) for this batch."""
         seed = self.options.eval_seed

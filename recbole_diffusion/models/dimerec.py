@@ -30,7 +30,6 @@ from torch import Tensor
 from recbole_diffusion.denoisers.mlp import MLPDenoiser
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
 from recbole_diffusion.diffusion.process import CLEAN
-from recbole_diffusion.diffusion.sampler import ReverseSampler
 from recbole_diffusion.diffusion.sphere import normalise
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.guidance_extractors import build_guidance_extractor, guidance_count
@@ -83,14 +82,12 @@ class DimeRec(DiffusionRecommender):
         self.process = o.process()
         self.noise = build_noise(named_part(o.noise))
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps + o.train_clean_step)
-        self.sampler = ReverseSampler(
-            self.process,
-            o.reverse_steps,
-            o.reverse_eta,
-            stop_after=o.intermediate_steps,
-            early_result=o.intermediate_result,
-        )
+        self.use_reverse_steps(o.inference_steps)
         self.negative_sampler = o.sampler(dataset, self.n_items)
+
+    def use_reverse_steps(self, steps: int | None) -> None:
+        """See :meth:`DiffusionRecommender.use_reverse_steps`."""
+        self.sampler = self.options.chain(self.process, steps)
 
     def guidance(self, interaction: Interaction) -> Interests:
         """The guidance of a batch of histories (Eq. 13), with its weights over the items."""

@@ -31,7 +31,6 @@ from recbole_diffusion.denoisers.cross_attention import CrossAttentionDenoiser
 from recbole_diffusion.denoisers.pooled_mlp import PooledMLPDenoiser
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
 from recbole_diffusion.diffusion.process import GaussianProcess
-from recbole_diffusion.diffusion.sampler import build_sampler
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.multi_interest import Interests, SelfAttentiveInterests, select_interest
 from recbole_diffusion.interests.routing import DynamicRouting
@@ -67,7 +66,7 @@ def _refinement(o: DMIOptions) -> InterestRefinement:
     return InterestRefinement(
         denoiser,
         process,
-        build_sampler(named_part(o.reverse_sampler), process, o.reverse_steps, o.reverse_eta),
+        o.chain(process, o.inference_steps),
         build_noise(named_part(o.noise)),
         keep_ratio=o.keep_ratio,
         fusion_weight=o.fusion_weight,
@@ -98,6 +97,11 @@ class DMI(DiffusionRecommender):
         self.objective = o.objective(dataset, self.n_items, hardness=hardness, detach_weights=o.detach_weights)
         self.refinement = _refinement(o) if o.diffusion else None
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
+
+    def use_reverse_steps(self, steps: int | None) -> None:
+        """See :meth:`DiffusionRecommender.use_reverse_steps`."""
+        if self.refinement is not None:
+            self.refinement.sampler = self.options.chain(self.refinement.process, steps)
 
     def interests(self, interaction: Interaction) -> tuple[Tensor, Interests]:
         """Embedded histories (B, L, D) and the base's interests of them."""

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from recbole_diffusion.config_options import at_least
 from recbole_diffusion.denoisers.transformer import NORM_EPSILON, HistoryMixing
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, build_noise
-from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
-from recbole_diffusion.diffusion.sampler import build_sampler
+from recbole_diffusion.diffusion.process import GaussianProcess
 from recbole_diffusion.diffusion.schedules import NoiseSchedule, build_schedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.condition import Condition
@@ -29,10 +28,11 @@ from recbole_diffusion.losses.ranking import full_softmax
 from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
 from recbole_diffusion.models.item_table import item_table
 from recbole_diffusion.models.packed_history import embed_history, row_chunks
+from recbole_diffusion.models.reverse_chain import ReverseChainOptions
 
 
 @dataclass(frozen=True)
-class HistoryDiffusionOptions:
+class HistoryDiffusionOptions(ReverseChainOptions):
     """The keys that both have."""
 
     hidden_size: int
@@ -59,11 +59,7 @@ class HistoryDiffusionOptions:
     rescale_steps: bool
     lambda_mean: float
     lambda_std: float
-    reverse_steps: int | None
     valid_reverse_steps: int | None
-    reverse_sampler: str
-    reverse_noise: ReverseNoise
-    reverse_eta: float
     score: Score
     n_eval_samples: int
     eval_seed: int | None
@@ -75,6 +71,7 @@ class HistoryDiffusionOptions:
                 raise ValueError(f"{key} is {getattr(self, key)}; it must be at least 0 and less than 1")
         at_least(self, 1, ("hidden_size", "n_layers", "n_heads", "num_steps", "n_eval_samples", "valid_reverse_steps"))
         at_least(self, 0, ("item_init_std", "lambda_std"))
+        self.check_chain()
 
     def schedule(self) -> NoiseSchedule:
         """The noise schedule that these keys name."""
@@ -116,13 +113,14 @@ class HistoryDiffusion(DiffusionRecommender):
         self.process = o.process()
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
         self.noise = build_noise(named_part(o.noise))
-        sampler = named_part(o.reverse_sampler)
-        self.sampler = build_sampler(sampler, self.process, o.reverse_steps, o.reverse_eta)
-        valid_steps = o.reverse_steps if o.valid_reverse_steps is None else o.valid_reverse_steps
-        self.valid_sampler = build_sampler(
-            sampler, self.process, valid_steps, o.reverse_eta, steps_key="valid_reverse_steps"
-        )
+        self.use_reverse_steps(o.inference_steps)
+        valid_steps = o.training_steps if o.valid_reverse_steps is None else o.valid_reverse_steps
+        self.valid_sampler = o.chain(self.process, valid_steps, steps_key="valid_reverse_steps")
         self.validating = False  # the trainer sets it while it validates
+
+    def use_reverse_steps(self, steps: int | None) -> None:
+        """See :meth:`DiffusionRecommender.use_reverse_steps`."""
+        self.sampler = self.options.chain(self.process, steps)
 
     def embedded(self, item_seq: Tensor, item_seq_len: Tensor, *, padding_tokens: bool) -> Condition:
         """Histories (B, L) embedded, ``LN(Drop(E[history]))``, and packed; a row's padding is one token, or none."""
