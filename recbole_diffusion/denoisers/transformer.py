@@ -64,15 +64,17 @@ class HistoryMixing(nn.Module):
         self.num_steps = num_steps
         self.step_embedding = StepEmbedding(dim, num_steps, rescale=rescale_steps)
 
-    def embed_steps(self, t: Tensor) -> Tensor:
-        """Step vectors d_t (B, D) of slots t (B,); the table of all T where that is shorter."""
-        if self.num_steps < t.shape[0]:
-            return self.step_embedding(torch.arange(self.num_steps, device=t.device))[t]
-        return self.step_embedding(t)
+    def step_vectors(self) -> Tensor:
+        """d_t of every slot, (T, D)."""
+        return self.step_embedding(torch.arange(self.num_steps, device=self.step_embedding.waves.device))
 
-    def guide(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def embed_steps(self, t: Tensor) -> Tensor:
+        """Step vectors d_t (B, D) of slots t (B,); from those of all T where they are fewer."""
+        return self.step_vectors()[t] if self.num_steps < t.shape[0] else self.step_embedding(t)
+
+    def guide(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """``x_t + d_t``, (B, D)."""
-        return x_t + self.embed_steps(t)
+        return x_t + (self.embed_steps(t) if condition.steps is None else condition.steps[t])
 
     def copies(self, guide: Tensor, layout: PackedHistory, noise: NoiseSource) -> Tensor:
         """``lambda_i * guide`` (B, D) for every token, (M, D): what DiffuRecSys attends with instead of adding it."""
@@ -82,7 +84,7 @@ class HistoryMixing(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Tensor:
         """Mix x_t (B, D) at slots t (B,) into the condition's tokens: (M, D)."""
-        guide = torch.index_select(self.guide(x_t, t), 0, condition.layout.row)
+        guide = torch.index_select(self.guide(x_t, t, condition), 0, condition.layout.row)
         strength = self._strength(guide.dtype, condition.layout, noise)
         if strength is None:
             return torch.add(condition.tokens, guide, alpha=self.lambda_mean)

@@ -21,6 +21,7 @@ Shapes: B rows, K guidance vectors, L history, D embedding, V items, T steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ from recbole_diffusion.interests.guidance_extractors import build_guidance_extra
 from recbole_diffusion.interests.history_encoder import HistoryEncoder
 from recbole_diffusion.interests.multi_interest import Interests, select_interest
 from recbole_diffusion.losses.same_negatives import softmax_of_each, without_history
-from recbole_diffusion.models.base import DiffusionRecommender, named_part
+from recbole_diffusion.models.base import DiffusionRecommender, mean_over, named_part
 from recbole_diffusion.models.dimerec_options import DimeRecOptions
 from recbole_diffusion.models.item_table import item_table
 
@@ -181,11 +182,16 @@ class DimeRec(DiffusionRecommender):
             return self.guidance_vectors(interaction)
         return super().user_vectors(interaction)
 
-    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
-        """Reverse the chain from a random direction (Algorithm 2): e_u (B, 1, D)."""
+    def mean_user_vectors(self, interaction: Interaction, noises: Sequence[NoiseSource]) -> Tensor:
+        """Reverse chains from random directions (Algorithm 2): the mean of e_u (B, 1, D), with one guidance for all."""
         guidance = self.denoiser_input(self.guidance(interaction))
-        x_T = self.process.prior((len(guidance), self.options.hidden_size), device=guidance.device, noise=noise)
-        return self.sampler(self.denoiser, x_T, self.denoiser.condition(guidance), noise=noise)[:, None]
+        shape, condition = (len(guidance), self.options.hidden_size), self.denoiser.condition(guidance)
+
+        def draw(noise: NoiseSource) -> Tensor:
+            x_T = self.process.prior(shape, device=guidance.device, noise=noise)
+            return self.sampler(self.denoiser, x_T, condition, noise=noise)
+
+        return mean_over(noises, draw)[:, None]
 
     def item_vectors(self) -> Tensor:
         """The item embedding table (V, D), of unit rows with `normalise_items`."""

@@ -21,6 +21,7 @@ Shapes: B rows, K interests, L history, D embedding, V items, T steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from recbole_diffusion.diffusion.process import GaussianProcess
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.multi_interest import Interests, SelfAttentiveInterests, select_interest
 from recbole_diffusion.interests.routing import DynamicRouting
-from recbole_diffusion.models.base import DiffusionRecommender, named_part
+from recbole_diffusion.models.base import DiffusionRecommender, mean_over, named_part
 from recbole_diffusion.models.dmi_options import DMIOptions
 from recbole_diffusion.models.interest_refinement import InterestRefinement, Reconstruction
 from recbole_diffusion.models.item_table import item_table
@@ -135,12 +136,14 @@ class DMI(DiffusionRecommender):
         """REMI's regulariser is a sum over rows, as published."""
         return self.options.summed_terms()
 
-    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
-        """All interests, refined by one chain of K queries a row (Algorithm 2): (B, K, D)."""
+    def mean_user_vectors(self, interaction: Interaction, noises: Sequence[NoiseSource]) -> Tensor:
+        """All interests, refined by chains of K queries a row (Algorithm 2): their mean (B, K, D), extracted once."""
         items, interests = self.interests(interaction)
-        if self.refinement is None:
+        refinement = self.refinement
+        if refinement is None:
             return interests.vectors
-        return self.refinement.chain(interests, items, interaction[self.ITEM_SEQ_LEN], noise=noise)
+        condition = refinement.condition(interests, items, interaction[self.ITEM_SEQ_LEN])
+        return mean_over(noises, lambda noise: refinement.chain(interests.vectors, condition, noise=noise))
 
     def reconstruction(self, interaction: Interaction, t: Tensor) -> Reconstruction:
         """How well the interests that a batch's targets select are restored from slots t (B,), beside copying.

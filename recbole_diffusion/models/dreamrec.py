@@ -16,6 +16,7 @@ Shapes: B rows, L history, D embedding, V items, T steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from recbole_diffusion.diffusion.schedules import NoiseSchedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.history_encoder import HistoryEncoder
 from recbole_diffusion.losses.reconstruction import reconstruction_distance
-from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
+from recbole_diffusion.models.base import DiffusionRecommender, Score, mean_over, named_part
 from recbole_diffusion.models.beta_schedule import beta_schedule
 from recbole_diffusion.models.item_table import item_table
 from recbole_diffusion.models.reverse_chain import ReverseChainOptions
@@ -118,9 +119,14 @@ class DreamRec(DiffusionRecommender):
         self.step_sampler.update(t, row_losses.detach())
         return {"reconstruction": (weight * row_losses).mean()}
 
-    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
-        """Reverse the guided chain from noise: x_0 (B, 1, D)."""
+    def mean_user_vectors(self, interaction: Interaction, noises: Sequence[NoiseSource]) -> Tensor:
+        """Reverse guided chains from noise: the mean of their x_0 (B, 1, D); histories are encoded once for all."""
         state = self.history_state(interaction)
         both = with_and_without(state, self.no_condition, self.options.guidance_scale)
-        x_T = self.process.prior(state.shape, device=state.device, noise=noise)
-        return self.sampler(self.guided, x_T, self.denoiser.condition(both[:, None]), noise=noise)[:, None]
+        condition = self.denoiser.condition(both[:, None])
+
+        def draw(noise: NoiseSource) -> Tensor:
+            x_T = self.process.prior(state.shape, device=state.device, noise=noise)
+            return self.sampler(self.guided, x_T, condition, noise=noise)
+
+        return mean_over(noises, draw)[:, None]

@@ -11,7 +11,8 @@ Shapes: B rows, L history, D embedding, V items, T steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from recbole.data.interaction import Interaction
@@ -21,11 +22,12 @@ from recbole_diffusion.config_options import at_least
 from recbole_diffusion.denoisers.transformer import NORM_EPSILON, HistoryMixing
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, build_noise
 from recbole_diffusion.diffusion.process import GaussianProcess
+from recbole_diffusion.diffusion.sampler import Sampler
 from recbole_diffusion.diffusion.schedules import NoiseSchedule, build_schedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.condition import Condition
 from recbole_diffusion.losses.ranking import full_softmax
-from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
+from recbole_diffusion.models.base import DiffusionRecommender, Score, mean_over, named_part
 from recbole_diffusion.models.item_table import item_table
 from recbole_diffusion.models.packed_history import embed_history, row_chunks
 from recbole_diffusion.models.reverse_chain import ReverseChainOptions
@@ -152,25 +154,31 @@ class HistoryDiffusion(DiffusionRecommender):
         self.step_sampler.update(t, row_losses.detach())
         return {"cross_entropy": (row_losses * weight).mean()}
 
-    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
-        """Reverse the chain from noise: x_0 (B, 1, D).
+    def mean_user_vectors(self, interaction: Interaction, noises: Sequence[NoiseSource]) -> Tensor:
+        """Reverse chains from noise: the mean of their x_0 (B, 1, D); histories are encoded once for all of them.
 
         On a CPU rows are handled in order of length, a few thousand tokens at a time: memory does not grow with B.
         """
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         result = self.item_embedding.weight.new_empty(item_seq.shape[0], self.options.hidden_size)
         for rows in row_chunks(lengths):
-            condition = self.condition(item_seq[rows], lengths[rows])
-            result[rows] = self.reverse(condition, noise.select(rows.cpu())).to(result.dtype)
+            condition = self.prepared(self.condition(item_seq[rows], lengths[rows]))
+            own = [noise.select(rows.cpu()) for noise in noises]
+            result[rows] = mean_over(own, lambda noise: self.reverse(condition, noise)).to(result.dtype)  # noqa: B023
         return result[:, None]
 
     def prepared(self, condition: Condition) -> Condition:
-        """What the denoiser computes of a history once, for all steps of a chain."""
-        return condition
+        """A condition with what is computed once for all steps of a chain: the step vectors, and what a subclass adds."""
+        if condition.steps is not None or len(getattr(self._sampler, "grid", ())) == 1:
+            return condition
+        return replace(condition, steps=self.denoiser.mixing.step_vectors())
+
+    @property
+    def _sampler(self) -> Sampler:
+        return self.valid_sampler if self.validating else self.sampler
 
     def reverse(self, condition: Condition, noise: NoiseSource) -> Tensor:
         """x_0 (B, D) of a reverse chain given an embedded history."""
         shape = (condition.layout.rows, self.options.hidden_size)
         x_T = self.process.prior(shape, device=condition.tokens.device, noise=noise)
-        sampler = self.valid_sampler if self.validating else self.sampler
-        return sampler(self.denoiser, x_T, self.prepared(condition), noise=noise)
+        return self._sampler(self.denoiser, x_T, self.prepared(condition), noise=noise)
