@@ -2,11 +2,11 @@
 
     python benchmarks/few_steps.py --runs="DiffuRec=runs/DiffuRec-... DreamRec=runs/DreamRec-..." --data_path=FOLDER
 
-Each run's best checkpoint ranks its test rows (--split=valid: its validation rows) with chains of 1, 2, 4, ... and all T
-steps, by each sampler of --samplers. What is looked for is the smallest number of steps that loses at most --tolerance
-of the NDCG@10 that the run's own chain has with all T steps; by bisection between two numbers that were tried, as
-`reverse_steps: auto` does. Noise and rows are the same in every chain. Nothing is timed: other programs on the machine
-do not matter.
+Each run's best checkpoint ranks its test rows (--split=valid: its validation rows) with chains of 1, 2, 4, ... and all
+T steps, by each sampler of --samplers. What is looked for is the smallest number of steps that loses at most
+--tolerance of the NDCG@10 that the run's own chain has with all T steps; by bisection between two numbers that were
+tried, as `reverse_steps: auto` does. Noise and rows are the same in every chain. Nothing is timed: other programs on the
+machine do not matter.
 
 What is measured is written at once. The same command given again goes on where it was cut, and measures nothing twice:
 figures belong to a checkpoint's weights, its settings, the rows and the chain.
@@ -160,7 +160,7 @@ def measure_run(name: str, folder: Path, options: argparse.Namespace, kept: Meas
             if "refused" in found:
                 continue
 
-            def measure(steps: int, chain: dict[str, Any] = chain, found: dict[str, Any] = found) -> float:
+            def measure(steps: int, sampler: str = sampler, chain: Any = chain, found: dict[str, Any] = found) -> float:
                 if str(steps) not in found:
                     run.session.rebuild({**chain, "reverse_steps": None if steps == num_steps else steps})
                     result, _ = run.evaluate()
@@ -173,7 +173,8 @@ def measure_run(name: str, folder: Path, options: argparse.Namespace, kept: Meas
                 for steps in numbers:
                     measure(steps)
                 if not options.no_bisection and options.most_steps is None:
-                    reference = entry["samplers"].get("own", found).get(str(num_steps), found[str(num_steps)])["ndcg@10"]
+                    by_own = entry["samplers"].get("own", found)
+                    reference = by_own.get(str(num_steps), found[str(num_steps)])["ndcg@10"]
                     fewest_steps(
                         lambda steps: reference if steps == num_steps else measure(steps),  # noqa: B023
                         num_steps,

@@ -13,15 +13,15 @@ sasrec       RecBole's own SASRec of the same sizes (weights do not matter to it
 Sections (--sections=quality,throughput,latency):
 
 quality      NDCG@10 and HR@10 of the test users by `plain` and by ours, from the same weights: what "equal" means.
-             Ours ranks all test users, the yardstick --quality_users of them drawn at random (0 for all; about 33 users
-             a second on two idle cores), and ours is also given for these same users
-throughput   top 20 of all items, user vectors to item ids: users per second. Batches are made beforehand for all sides;
-             the sides follow each other in every round, and a ratio is taken within a round
-latency      one user at a time: `Recommender.recommend` from tokens to tokens, and SASRec's `full_sort_predict` of a row
-             that is a tensor already, for the same users in turns; milliseconds, p50, p90, p99, wall and CPU time
+             Ours ranks all test users, the yardstick --quality_users of them drawn at random (0 for all; about 33
+             users a second on two idle cores), and ours is also given for these same users
+throughput   top 20 of all items, user vectors to item ids: users per second. Batches are made beforehand for all
+             sides; the sides follow each other in every round, and a ratio is taken within a round
+latency      one user at a time: `Recommender.recommend` from tokens to tokens, and SASRec's `full_sort_predict` of a
+             row that is a tensor already, for the same users in turns; milliseconds, p50, p90, p99, wall and CPU time
 
-The yardstick's weights are the checkpoint's; before anything is timed both run on the same rows with every random number
-fixed, as in speed_diffurec.py, and a difference above 1e-5 ends the command.
+The yardstick's weights are the checkpoint's; before anything is timed both run on the same rows with every random
+number fixed, as in speed_diffurec.py, and a difference above 1e-5 ends the command.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ torch ships as well, reaches with the same float32 arithmetic (measured in docs/
 has no public switch for it, so this module calls the operator that torch's own compiler calls, where torch has it.
 Results agree to float32 rounding. Other devices, other types and autocast use the ordinary linear layer.
 
-Where nothing is trained there are two more: GELU (tanh form) is part of the product, one pass over the memory instead of
-two, and a product of few rows and a small weight goes the ordinary way, which costs less to call: that of one user.
+Where nothing is trained there are two more: GELU (tanh form) is part of the product, one pass over the memory instead
+of two, and a product of few rows and a small weight, as of one user, goes the ordinary way, which costs less to call.
 """
 
 from __future__ import annotations

@@ -182,9 +182,8 @@ class TrainingSession:
             store_choice(self.folder, self.steps_choice)
         else:
             self.folder.write_config(self.config.to_plain())
-            logger.info(
-                "%s is left as it is; --reverse_steps=%d gives it this number", self.checkpoint, self.steps_choice.chosen
-            )
+            number = self.steps_choice.chosen
+            logger.info("%s is left as it is; --reverse_steps=%d gives it this number", self.checkpoint, number)
 
     def take(self, checkpoint: Path) -> None:
         """Take a checkpoint's weights instead of training; nothing is ranked yet.

@@ -12,8 +12,8 @@ with an extra dropout at the end of each block, and Drop, LN after the last. The
 carry them: the history is a set plus its last item.
 
 Differs from the published code in speed only: fused norm, GELU and attention, oneDNN products (linear.py), packed rows
-instead of padding (interests/packing.py), and in the last block everything after the keys and values is computed for each
-row's last item alone (in training, everything after attention).
+instead of padding (interests/packing.py), and in the last block everything after the keys and values is computed for
+each row's last item alone (in training, everything after attention).
 
 Shapes: B rows, M packed tokens, D embedding.
 """
@@ -140,7 +140,6 @@ class SelfAttention(nn.Module):
         if layout.tail:
             mixed.append(mixed[0].new_zeros(layout.tail, self.dim))
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-
 
     def of_last(self, x: Tensor, layout: PackedHistory) -> Tensor:
         """The same at each row's last item alone, (M, D) -> (B, D), where nothing is trained: one query a row."""

@@ -1,4 +1,4 @@
-"""DPM-Solver++(2M): the probability-flow ODE in the logarithm of the signal-to-noise ratio, second order, one call a step.
+"""DPM-Solver++(2M): the probability-flow ODE in the log of the signal-to-noise ratio, second order, one call a step.
 
 With x_t = a_t x_0 + s_t eps, a_t = sqrt(ab_t), s_t = sqrt(1 - ab_t), lambda_t = log(a_t / s_t) and a denoiser f that
 predicts x_0, the ODE's exact solution between two slots is (Lu et al. 2022, arXiv 2211.01095, Eq. 9)
@@ -13,8 +13,8 @@ and algorithm 2)
 
 The first step has no step before it and takes D = f (Eq. 14, which is DDIM with eta = 0). So does the step to the clean
 end, where h is infinite and x_0 = f: the chain ends with the denoiser's output, as every chain here. alpha_bar is that
-of the discrete schedule at whole slots, where the formulas need no interpolation. Nothing is drawn but what the denoiser
-draws itself. Shapes: B batch, D embedding, T steps.
+of the discrete schedule at whole slots, where the formulas need no interpolation. Nothing is drawn but what the
+denoiser draws itself. Shapes: B batch, D embedding, T steps.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The reverse samplers by their names, the values of key ``reverse_sampler``.
 
-    grid            DDPM, DDIM and all between by reverse_eta, on any grid          sampler.py
-    ddpm            the same with eta = 1: ancestral sampling
-    ddim            the same with eta = 0: deterministic
-    dpm_solver_pp   DPM-Solver++(2M), of Gaussian processes                         dpm_solver.py
+grid            DDPM, DDIM and all between by reverse_eta, on any grid          sampler.py
+ddpm            the same with eta = 1: ancestral sampling
+ddim            the same with eta = 0: deterministic
+dpm_solver_pp   DPM-Solver++(2M), of Gaussian processes                         dpm_solver.py
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from recbole_diffusion.diffusion.dpm_solver import DPMSolverPlusPlus
 from recbole_diffusion.diffusion.process import check_eta
-from recbole_diffusion.diffusion.sampler import EarlyResult, ReverseProcess, ReverseSampler, Sampler
+from recbole_diffusion.diffusion.sampler import EarlyResult, ReverseSampler, Sampler
 
 _ETA = {"ddpm": 1.0, "ddim": 0.0, "dpm_solver_pp": 0.0}
 NAMES = ("grid", *_ETA)
@@ -21,7 +21,7 @@ NAMES = ("grid", *_ETA)
 
 def build_sampler(
     name_or_class: str | Callable[..., Sampler],
-    process: ReverseProcess | Any,
+    process: Any,
     steps: int | Sequence[int] | None,
     eta: float,
     *,
@@ -35,7 +35,7 @@ def build_sampler(
 
     Args:
         name_or_class: the name, or the class.
-        process: the diffusion process.
+        process: the diffusion process, a :class:`~recbole_diffusion.diffusion.sampler.ReverseProcess`.
         steps: None for all T slots, a number of evenly spaced ones, or the slots.
         eta: key ``reverse_eta``, which ``grid`` and a user's own class read; the others take 1, its default, or their
             own value.
@@ -43,7 +43,8 @@ def build_sampler(
         steps_key: the key that ``steps`` stands under, for messages.
 
     Raises:
-        ValueError: an unknown name, an eta that the name excludes, a cut chain of a user's own class, or as the sampler.
+        ValueError: an unknown name, an eta that the name excludes, a cut chain of a user's own class, or as the
+            sampler.
     """
     if not isinstance(name_or_class, str):
         if stop_after is not None:

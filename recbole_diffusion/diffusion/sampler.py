@@ -63,7 +63,9 @@ class Sampler(Protocol):
         ...
 
 
-def chain_grid(num_steps: int, steps: int | Sequence[int] | None, *, steps_key: str = "reverse_steps") -> tuple[int, ...]:
+def chain_grid(
+    num_steps: int, steps: int | Sequence[int] | None, *, steps_key: str = "reverse_steps"
+) -> tuple[int, ...]:
     """The slots that a chain visits, from what a sampler takes as ``steps``.
 
     Args:

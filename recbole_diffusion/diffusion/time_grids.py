@@ -72,7 +72,7 @@ def chain_slots(
     reverse_steps: int | None = None,
     *,
     key: str = "reverse_steps",
-) -> int | None | tuple[int, ...]:
+) -> int | tuple[int, ...] | None:
     """What a sampler takes as its ``steps``: None or a number for evenly spaced slots, else the slots.
 
     Args:

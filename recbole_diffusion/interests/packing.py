@@ -228,9 +228,7 @@ def pack(
     )
 
 
-def _pack_one(
-    item_seq: Tensor, length: int, pads: int, *, padding_tokens: bool
-) -> PackedHistory:
+def _pack_one(item_seq: Tensor, length: int, pads: int, *, padding_tokens: bool) -> PackedHistory:
     """`pack` of a single row on the CPU: no bins to fill, one segment as long as the row, the same result.
 
     Args:

@@ -168,7 +168,7 @@ class HistoryDiffusion(DiffusionRecommender):
         return result[:, None]
 
     def prepared(self, condition: Condition) -> Condition:
-        """A condition with what is computed once for all steps of a chain: the step vectors, and what a subclass adds."""
+        """A condition with what is computed once for all steps of a chain: step vectors, and what a subclass adds."""
         if condition.steps is not None or len(getattr(self._sampler, "grid", ())) == 1:
             return condition
         return replace(condition, steps=self.denoiser.mixing.step_vectors())

@@ -96,7 +96,6 @@ class ItemIds:
         ids = self._index.get_indexer(names).astype(np.int64) + 1
         return ids[tokens.indices.to_numpy(zero_copy_only=False)]
 
-
     def _one(self, token: str) -> int:
         try:
             return int(self._index.get_loc(token)) + 1

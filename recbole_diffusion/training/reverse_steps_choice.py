@@ -149,7 +149,8 @@ def choose_reverse_steps(trainer: Any, valid_data: Any, *, weights: str, show_pr
             )
         return measured[steps]
 
-    logger.info("reverse_steps: auto, the fewest steps are chosen that lose at most %g %% of %s", 100 * tolerance, metric)
+    share = 100 * tolerance
+    logger.info("reverse_steps: auto, the fewest steps are chosen that lose at most %g %% of %s", share, metric)
     chosen = fewest_steps(measure, num_steps, tolerance, larger_is_better=larger)
     model.use_reverse_steps(None if chosen == num_steps else chosen)
     config["reverse_steps_chosen"] = chosen
@@ -170,7 +171,7 @@ def check_validation_rows(valid_data: Any) -> None:
 
 
 def store_choice(folder: RunFolder, choice: StepsChoice) -> None:
-    """Write the choice into the run's config.yaml and into its best checkpoint: `reverse_steps_chosen`, and the figures.
+    """Write the choice into the run's config.yaml and its best checkpoint: `reverse_steps_chosen`, and the figures.
 
     Everything else in both stays as it is.
     """

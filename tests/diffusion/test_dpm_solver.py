@@ -253,7 +253,7 @@ def test_grids_that_cannot_be() -> None:
         chain_slots([3, 7], schedule, None)
     with pytest.raises(ValueError, match=r"^reverse_grid lists 2 slots, but valid_reverse_steps is 4"):
         chain_slots([7, 3], schedule, 4, key="valid_reverse_steps")
-    with pytest.raises(ValueError, match="^reverse_grid is 'cubic'; it must be one of even, quadratic, log_snr"):
+    with pytest.raises(ValueError, match=r"^reverse_grid is 'cubic'; it must be one of even, quadratic, log_snr"):
         chain_slots("cubic", schedule, 4)
     with pytest.raises(ValueError, match=r"^reverse_steps is 33; it must lie in 1\.\.32"):
         chain_slots("log_snr", schedule, 33)
@@ -264,7 +264,7 @@ def test_grids_that_cannot_be() -> None:
 
 @pytest.mark.parametrize("steps", [2, 5, 10])
 def test_diffusers_scheduler_takes_the_same_steps(steps: int) -> None:
-    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed; it is an oracle for this test only")
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed; it is an oracle here only")
     gauss = process(32)
     scheduler = diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=32,

@@ -119,7 +119,8 @@ def test_every_model_takes_every_sampler_and_grid(name: str) -> None:
         with torch.no_grad():
             found[sampler] = build(name, reverse_steps=4, **keys).user_vectors(batch)
     assert torch.equal(found["grid"], found["ddpm"])
-    assert not torch.allclose(found["ddim"], found["ddpm"]) and not torch.allclose(found["dpm_solver_pp"], found["ddim"])
+    assert not torch.allclose(found["ddim"], found["ddpm"])
+    assert not torch.allclose(found["dpm_solver_pp"], found["ddim"])
     model = build(name, reverse_grid=[7, 5, 2])
     assert getattr(model, "refinement", model).sampler.grid == (7, 5, 2)
     assert calls_of_the_denoiser(build(name, reverse_grid="log_snr", reverse_steps=4)) == 4
@@ -127,7 +128,7 @@ def test_every_model_takes_every_sampler_and_grid(name: str) -> None:
 
 def test_keys_that_do_not_go_together() -> None:
     for keys, message in [
-        ({"reverse_steps": "auto", "reverse_grid": [7, 0]}, "reverse_steps is auto, but reverse_grid lists its 2 slots"),
+        ({"reverse_steps": "auto", "reverse_grid": [7, 0]}, "is auto, but reverse_grid lists its 2 slots"),
         ({"reverse_steps_tolerance": 1.5}, "reverse_steps_tolerance is 1.5; it must be at least 0 and less than 1"),
         ({"reverse_steps": "many"}, "reverse_steps must be an integer or one of auto or ~, got 'many'"),
         ({"reverse_steps": 4, "reverse_grid": [7, 0]}, "reverse_grid lists 2 slots, but reverse_steps is 4"),
@@ -205,7 +206,11 @@ def test_a_finished_runs_number_is_chosen_by_evaluate_and_the_run_stays(
 
 
 def test_an_interrupted_choice_goes_on(
-    chosen: RunResult, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    chosen: RunResult,
+    small_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     evaluations: list[int] = []
     evaluate_rows = RunTrainer.evaluate
@@ -254,7 +259,8 @@ def test_more_epochs_choose_anew_and_train_with_the_full_chain(
 
     monkeypatch.setattr(RunTrainer, "evaluate", noted)
     longer = run(resume=first.folder, config={"epochs": 2})
-    assert longer.best_epoch == 2 and steps[0] == 8 == steps[1]  # the second epoch's validation, the choice's full chain
+    assert longer.best_epoch == 2
+    assert steps[:2] == [8, 8]  # the second epoch's validation, and the full chain of the choice
     assert longer.reverse_steps_choice["measured"]["8"] == longer.best_valid_score  # type: ignore[index]
 
 
