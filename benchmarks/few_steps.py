@@ -5,8 +5,8 @@
 Each run's best checkpoint ranks its test rows (--split=valid: its validation rows) with chains of 1, 2, 4, ... and all
 T steps, by each sampler of --samplers. What is looked for is the smallest number of steps that loses at most
 --tolerance of the NDCG@10 that the run's own chain has with all T steps; by bisection between two numbers that were
-tried, as `reverse_steps: auto` does. Noise and rows are the same in every chain. Nothing is timed: other programs on the
-machine do not matter.
+tried, as `reverse_steps: auto` does. Noise and rows are the same in every chain. Nothing is timed: other programs on
+the machine do not matter.
 
 What is measured is written at once. The same command given again goes on where it was cut, and measures nothing twice:
 figures belong to a checkpoint's weights, its settings, the rows and the chain.
