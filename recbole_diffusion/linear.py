@@ -47,6 +47,7 @@ def _has_product(x: Tensor, weight: Tensor) -> bool:
         or x.dim() != 2
         or x.shape[0] == 0
         or torch.is_autocast_enabled("cpu")
+        or torch.compiler.is_compiling()  # torch's compiler chooses the operator by itself
     )
 
 
