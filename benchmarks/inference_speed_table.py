@@ -44,7 +44,7 @@ def render_inference_speed(raw: Mapping[str, Any], name: str) -> str:
         ratios = found["ratios"].get("chosen", found["ratios"]["one"])
         for other, least in (("plain", aims["plain"]), ("sasrec", aims["sasrec"])):
             value = ratios[other]["median"]
-            what = f"users/s at least {number(least)} times those of the {names[other]}"
+            what = f"users/s, at least {number(least)} times those of: {names[other]}"
             met.append([what, number(value), "yes" if value >= least else "no"])
     if "quality" in raw:
         found = raw["quality"]
