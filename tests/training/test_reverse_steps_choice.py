@@ -76,6 +76,18 @@ def test_it_is_the_smallest_where_quality_grows_with_the_steps() -> None:
             assert chosen == enough
 
 
+def test_what_is_compared() -> None:
+    from recbole_diffusion.training.reverse_steps_choice import _compared_metric as compared
+
+    measured = {"metrics": ["Hit", "ndcg"], "topk": [5, 10], "valid_metric": "Hit@5", "valid_metric_bigger": True}
+    assert compared(measured) == ("NDCG@10", True)
+    assert compared({**measured, "topk": [5]}) == ("Hit@5", True)
+    assert compared({**measured, "metrics": ["RMSE"], "valid_metric": "RMSE", "valid_metric_bigger": False}) == (
+        "RMSE",
+        False,
+    )
+
+
 # --- every model ------------------------------------------------------------------------------------------------------
 
 
