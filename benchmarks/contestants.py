@@ -209,6 +209,34 @@ def copy_weights(
     model.load_state_dict(renamed)
 
 
+def load_into_yardstick(
+    model: Any,
+    yardstick: ReferenceDiffuRec,
+    parts: Mapping[str, str] = BLOCK_PARTS,
+    joined: Mapping[str, tuple[str, ...]] = BLOCK_JOINED,
+) -> None:
+    """The other way round: our model's weights into the yardstick; arguments as for `copy_weights`.
+
+    Every weight of the yardstick gets a number of its own first, `copy_weights` carries these to where they belong in
+    ours, and each is then replaced by the weight that lies there.
+    """
+    theirs, ours = yardstick.state_dict(), model.state_dict()
+    numbered, begin = {}, 0
+    for name, weight in theirs.items():  # numbers below 2^53 are exact in float64
+        numbered[name] = torch.arange(begin, begin + weight.numel(), dtype=torch.float64).view(weight.shape)
+        begin += weight.numel()
+    source, target = copy.deepcopy(yardstick).double(), copy.deepcopy(model).double()
+    source.load_state_dict(numbered)
+    copy_weights(source, target, parts, joined)
+    place = torch.cat([target.state_dict()[name].flatten() for name in ours]).long()
+    values = torch.empty(begin, dtype=next(iter(theirs.values())).dtype)
+    values[place.cpu()] = torch.cat([weight.flatten().cpu() for weight in ours.values()])
+    pieces = values.split([weight.numel() for weight in theirs.values()])
+    yardstick.load_state_dict(
+        {name: piece.view(weight.shape) for (name, weight), piece in zip(theirs.items(), pieces, strict=True)}
+    )
+
+
 class FixedNoise:
     """Normal numbers fixed beforehand, as a noise source of our model.
 

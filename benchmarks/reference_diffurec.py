@@ -41,6 +41,8 @@ class ReferenceSizes:
     embedding_dropout: float = 0.3
     lambda_mean: float = 0.001
     lambda_std: float = 0.001
+    mask_keys: bool = False
+    """Padded keys are masked instead of padded query rows: a variant of ours (`mask_mode: key`), not published."""
 
 
 def truncated_linear_betas(num_steps: int) -> Tensor:
@@ -68,10 +70,11 @@ class ReferenceLayerNorm(nn.Module):
 
 
 class ReferenceAttention(nn.Module):
-    """Multi-head self-attention in which padded query rows, and no keys, are masked."""
+    """Multi-head self-attention in which padded query rows, and no keys, are masked; or keys, with `mask_keys`."""
 
-    def __init__(self, hidden_size: int, n_heads: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, n_heads: int, dropout: float, mask_keys: bool = False) -> None:
         super().__init__()
+        self.mask_keys = mask_keys
         self.n_heads = n_heads
         self.head_size = hidden_size // n_heads
         self.query = nn.Linear(hidden_size, hidden_size)
@@ -90,6 +93,8 @@ class ReferenceAttention(nn.Module):
         )
         scores = torch.matmul(query, key.transpose(-2, -1)) / math.sqrt(self.head_size)
         repeated = mask.unsqueeze(1).repeat(1, self.n_heads, 1).unsqueeze(-1).repeat(1, 1, 1, length)
+        if self.mask_keys:
+            repeated = repeated.transpose(-2, -1)
         scores = scores.masked_fill(repeated == 0, -1e9)
         weights = self.dropout(torch.softmax(scores, dim=-1))
         mixed = torch.matmul(weights, value).transpose(1, 2).contiguous().view(batch, length, hidden)
@@ -116,10 +121,10 @@ class ReferenceFeedForward(nn.Module):
 class ReferenceBlock(nn.Module):
     """Pre-norm transformer block with one more dropout on its result."""
 
-    def __init__(self, hidden_size: int, n_heads: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, n_heads: int, dropout: float, mask_keys: bool = False) -> None:
         super().__init__()
         self.attention_norm = ReferenceLayerNorm(hidden_size)
-        self.attention = ReferenceAttention(hidden_size, n_heads, dropout)
+        self.attention = ReferenceAttention(hidden_size, n_heads, dropout, mask_keys)
         self.attention_dropout = nn.Dropout(dropout)
         self.feed_forward_norm = ReferenceLayerNorm(hidden_size)
         self.feed_forward = ReferenceFeedForward(hidden_size, dropout)
@@ -150,7 +155,9 @@ class ReferenceDiffuRec(nn.Module):
         self.embedding_dropout = nn.Dropout(sizes.embedding_dropout)
         self.step_first = nn.Linear(hidden, 4 * hidden)
         self.step_second = nn.Linear(4 * hidden, hidden)
-        self.blocks = nn.ModuleList(ReferenceBlock(hidden, sizes.n_heads, sizes.dropout) for _ in range(sizes.n_layers))
+        self.blocks = nn.ModuleList(
+            ReferenceBlock(hidden, sizes.n_heads, sizes.dropout, sizes.mask_keys) for _ in range(sizes.n_layers)
+        )
         self.output_dropout = nn.Dropout(sizes.dropout)
         self.output_norm = ReferenceLayerNorm(hidden)
 

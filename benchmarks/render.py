@@ -25,7 +25,9 @@ from typing import Any
 
 from data_path_table import render_data_path
 from dimerec_parts_table import render_dimerec_parts
+from few_steps_table import render_few_steps
 from full_ranking_table import render_full_ranking
+from inference_speed_table import render_inference_speed
 from large_catalogue_table import render_large_catalogue
 from learning_curves import curves_as_csv, digest, draw_curves
 from markdown_tables import table
@@ -63,7 +65,9 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "data_path": render_data_path,
     "dimerec_parts": render_dimerec_parts,
     "search": render_search,
+    "few_steps": render_few_steps,
     "full_ranking": render_full_ranking,
+    "inference_speed": render_inference_speed,
     "large_catalogue": render_large_catalogue,
     "render_thousand": render_thousand,
     "service_load": render_service_load,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 # Keys that RecBole's code outside its models reads although none of its YAMLs for all models has them. A test scans
 # RecBole's sources and fails when one is missing here.
@@ -14,6 +16,17 @@ KEYS_WITHOUT_DEFAULT: dict[str, str] = {
 }
 # Keys that say where else a run is logged; none of its results depends on them.
 LOGGER_KEYS = ("loggers", "run_name", "log_wandb", "wandb_project", "mlflow_experiment", "mlflow_tracking_uri")
+# What of a reverse chain `reverse_steps: auto` chooses a number of steps for.
+CHAIN_KEYS = (
+    "reverse_steps",
+    "reverse_steps_tolerance",
+    "reverse_sampler",
+    "reverse_grid",
+    "reverse_noise",
+    "reverse_noise_space",
+    "reverse_eta",
+)
+CHOSEN_STEPS = "reverse_steps_chosen"
 TRANSFORM_KEYS: dict[str, tuple[str, ...]] = {
     "mask_itemseq": ("mask_ratio", "ft_ratio"),
     "crop_itemseq": ("eta",),
@@ -47,6 +60,21 @@ COMPUTED_KEYS: dict[str, str] = {
     "CROP_ITEM_SEQ_LEN": "the transform sets it",
     "REORDER_ITEM_SEQ": "the transform sets it",
 }
+
+
+def drop_stale_choice(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Drop the number of reverse steps that a run chose from its stored keys where the chain is to be another one.
+
+    It is for the run's own chain: `reverse_steps: auto` given anew chooses anew, and so does another sampler or grid.
+
+    Args:
+        values: the keys stored with a checkpoint; changed.
+        overrides: what is given over them.
+    """
+    if "reverse_steps" in overrides or any(
+        key in overrides and overrides[key] != values.get(key) for key in CHAIN_KEYS
+    ):
+        values.pop(CHOSEN_STEPS, None)
 
 
 def recbole_argument_names() -> dict[str, list[str]]:

@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 _MASK64 = (1 << 64) - 1
+_FEW = 2048
 _GAMMA, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
@@ -39,11 +41,22 @@ def _signed(value: int) -> int:
 
 def mix(z: Tensor) -> Tensor:
     """SplitMix64's finaliser of int64 (any shape), in place; products wrap as they do for unsigned numbers."""
+    if z.device.type == "cpu" and z.numel() <= _FEW:
+        _mix_few(z.numpy().view(np.uint64))
+        return z
     for shift, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
         z ^= (z >> shift).bitwise_and_((1 << (64 - shift)) - 1)  # `>>` alone would copy the sign
         if factor != 1:
             z *= _signed(factor)
     return z
+
+
+def _mix_few(z: np.ndarray) -> None:
+    """The same of few numbers (uint64) in numpy, whose operations cost less to call."""
+    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+        z ^= z >> np.uint64(shift)
+        z *= np.uint64(factor)
+    z ^= z >> np.uint64(31)
 
 
 def row_keys(base: int, rows: Tensor) -> Tensor:

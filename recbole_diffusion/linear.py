@@ -6,6 +6,9 @@ torch sends float32 products to MKL, which on CPUs that are not Intel's reaches 
 torch ships as well, reaches with the same float32 arithmetic (measured in docs/decisions/042-onednn-products.md). torch
 has no public switch for it, so this module calls the operator that torch's own compiler calls, where torch has it.
 Results agree to float32 rounding. Other devices, other types and autocast use the ordinary linear layer.
+
+Where nothing is trained there are two more: GELU (tanh form) is part of the product, one pass over the memory instead
+of two, and a product of few rows and a small weight, as of one user, goes the ordinary way, which costs less to call.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ def _onednn_product() -> Any:
 
 
 _PRODUCT = _onednn_product()
+FEW_ROWS, SMALL_WEIGHT = 32, 1024  # rows and outputs up to which calling oneDNN costs more than it saves
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -34,6 +38,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _in_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN's operator is there and takes these."""
     return (
         _PRODUCT is not None
         and x.device.type == "cpu"
@@ -41,6 +46,7 @@ def _in_onednn(x: Tensor, weight: Tensor) -> bool:
         and weight.dtype == torch.float32
         and x.dim() == 2
         and x.shape[0] > 0
+        and not torch.compiler.is_compiling()  # torch's compiler chooses the operator by itself
     )
 
 
@@ -76,9 +82,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _in_onednn(x, weight) or torch.is_autocast_enabled("cpu"):
         return functional.linear(x, weight, bias)
     if not torch.is_grad_enabled():
+        if x.shape[0] <= FEW_ROWS and weight.shape[0] <= SMALL_WEIGHT:
+            return functional.linear(x, weight, bias)
         return _product(x, weight, bias)
     result: Tensor = _Linear.apply(x, weight, bias)
     return result
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``GELU(x W^T + b)`` in its tanh form, (M, I) -> (M, O); in one pass where nothing is trained."""
+    few = x.shape[0] <= FEW_ROWS and weight.shape[0] <= SMALL_WEIGHT
+    if few or torch.is_grad_enabled() or not _in_onednn(x, weight) or torch.is_autocast_enabled("cpu"):
+        return functional.gelu(linear(x, weight, bias), approximate="tanh")
+    fused: Tensor = _PRODUCT(x, weight, bias, "gelu", [], "tanh")
+    return fused
 
 
 class Linear(nn.Linear):

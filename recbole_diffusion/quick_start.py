@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from recbole_diffusion.config import Overrides, RunConfig
-from recbole_diffusion.config_keys import LOGGER_KEYS
+from recbole_diffusion.config_keys import LOGGER_KEYS, drop_stale_choice
 from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.loggers.choice import check_loggers
@@ -142,6 +142,7 @@ def evaluation_config(
         if overrides.get(name, values.get(name)) != values.get(name):
             raise UserError(f"{path} is of {name} {values.get(name)}, not {overrides[name]}; leave {name} out")
     _default_origin_keys(values, overrides)
+    drop_stale_choice(values, overrides)
     if isinstance(overrides.get("eval_args"), Mapping):  # what is not given stays that of the run
         overrides["eval_args"] = {**values.get("eval_args", {}), **overrides["eval_args"]}
     settings = RunConfig(values["model"], values["dataset"], (), overrides.over(_run_keys(values), str(path)))
@@ -223,6 +224,7 @@ def _execute(
                 session.use(checkpoint)
             else:
                 session.train(resume=resume)
+                session.choose_reverse_steps()
             session.test()
             return session.finish()
         except UserError as error:

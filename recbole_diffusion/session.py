@@ -29,6 +29,13 @@ from recbole_diffusion.memory_reuse import reuse_freed_memory
 from recbole_diffusion.provenance import check_same_data, code_version, data_fingerprint, device_name, package_versions
 from recbole_diffusion.registry import ModelEntry
 from recbole_diffusion.training.checkpoint import Checkpoint, load_model, model_tensors, read_checkpoint
+from recbole_diffusion.training.reverse_steps_choice import (
+    StepsChoice,
+    check_validation_rows,
+    choose_reverse_steps,
+    is_open,
+    store_choice,
+)
 from recbole_diffusion.training.run_folder import RunFolder
 from recbole_diffusion.training.shared_run import check_workers, in_turn
 from recbole_diffusion.training.trainer import trainer_class
@@ -56,6 +63,7 @@ class RunResult:
     wall_seconds: float
     processor_seconds: float
     train_seconds_per_epoch: float | None
+    reverse_steps_choice: dict[str, Any] | None = None
 
 
 class TrainingSession:
@@ -87,6 +95,7 @@ class TrainingSession:
         self.checkpoint: Path | None = None
         self.valid_result: dict[str, float] = {}
         self.test_result: dict[str, float] = {}
+        self.steps_choice: StepsChoice | None = None
         entry, device = config.entry, config["device"]
         config["checkpoint_dir"] = str(folder.path)
         logger.info("%s on %s, device %s, folder %s", entry.name, config["dataset"], device_name(device), folder.path)
@@ -135,12 +144,49 @@ class TrainingSession:
             if not self.trainer.resume():
                 logger.info("the run was cut before its first epoch ended; it starts again")
             self.folder.write_config(self.config.to_plain() if written_config is None else written_config)
+        if self.config["reverse_steps"] == "auto":  # a choice of earlier weights, or of the run that is repeated, goes
+            check_validation_rows(self.valid_data)
+            self.config["reverse_steps_chosen"] = None
+            self.trainer.model.use_reverse_steps(None)
         show = bool(self.config["show_progress"])
         with self._logged():
             self.loggers.epochs(self.trainer.history)
             self.trainer.fit(self.train_data, self.valid_data, show_progress=show, callback_fn=callback_fn)
             self.trainer.load_best()
         self.valid_result = dict(self.trainer.best_valid_result or {})
+
+    def choose_reverse_steps(self) -> None:
+        """With `reverse_steps: auto`, choose the number on the validation rows, for the weights that the model has.
+
+        A run's own choice is stored in its config.yaml and best checkpoint; one for another run's checkpoint stays in
+        this session, that run is not altered. Without `auto`, or where the number is chosen, nothing happens.
+
+        Raises:
+            UserError: there are no validation rows.
+            KeyboardInterrupt: passed on after the log says how to go on.
+        """
+        if not is_open(self.config):
+            return
+        weights = f"epoch {self.trainer.best_epoch}" if self.checkpoint is None else str(self.checkpoint)
+        show = bool(self.config["show_progress"])
+        with self._logged():
+            try:
+                self.steps_choice = choose_reverse_steps(
+                    self.trainer, self.valid_data, weights=weights, show_progress=show
+                )
+            except KeyboardInterrupt as interrupt:
+                if self.checkpoint is None:
+                    logger.warning(
+                        "interrupted while the reverse steps are chosen; go on with --resume=%s", self.folder.path
+                    )
+                    interrupt.run_folder = self.folder.path  # type: ignore[attr-defined]  # for the command line
+                raise
+        if self.checkpoint is None:
+            store_choice(self.folder, self.steps_choice)
+        else:
+            self.folder.write_config(self.config.to_plain())
+            number = self.steps_choice.chosen
+            logger.info("%s is left as it is; --reverse_steps=%d gives it this number", self.checkpoint, number)
 
     def take(self, checkpoint: Path) -> None:
         """Take a checkpoint's weights instead of training; nothing is ranked yet.
@@ -157,6 +203,7 @@ class TrainingSession:
     def use(self, checkpoint: Path) -> None:
         """Take a checkpoint's weights, and rank the validation rows with them; raises what `take` does."""
         self.take(checkpoint)
+        self.choose_reverse_steps()
         if self.valid_data:
             self.valid_result = self._evaluate(self.valid_data, "valid")
 
@@ -218,6 +265,7 @@ class TrainingSession:
             wall_seconds=round(seconds, 3),
             processor_seconds=round(trainer.processor_seconds, 3),
             train_seconds_per_epoch=sorted(times)[len(times) // 2] if times else None,
+            reverse_steps_choice=None if self.steps_choice is None else self.steps_choice.facts(),
         )
         facts = dataclasses.asdict(result)
         facts.update(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recbole_diffusion.linear import Linear, linear
+from recbole_diffusion.linear import FEW_ROWS, SMALL_WEIGHT, Linear, linear, linear_gelu
 
 
 @pytest.mark.parametrize("shape", [(7, 16, 48), (33, 64, 16), (1, 8, 8), (300, 128, 512)])
@@ -44,3 +44,23 @@ def test_autocast_and_other_types_use_the_ordinary_layer() -> None:
         assert layer(x).dtype == torch.bfloat16
     assert layer.double()(x.double()).dtype == torch.float64
     assert Linear(8, 4)(torch.empty(0, 8)).shape == (0, 4)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1, 300])
+@pytest.mark.parametrize("outputs", [48, SMALL_WEIGHT + 8])
+def test_gelu_in_the_product_and_few_rows(rows: int, outputs: int) -> None:
+    """Whichever way is taken, in training or not, it is GELU's tanh form of the ordinary layer."""
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(rows, 16, generator=generator), torch.randn(outputs, 16, generator=generator)
+    bias = torch.randn(outputs, generator=generator)
+    plain = functional.linear(x, weight, bias)
+    expected = functional.gelu(plain, approximate="tanh")
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, weight, bias), plain, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(linear_gelu(x, weight, bias), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(linear_gelu(x, weight, bias), expected, rtol=1e-5, atol=1e-5)
+    leaf = x.clone().requires_grad_()
+    linear_gelu(leaf, weight, bias).sum().backward()
+    reference = x.clone().requires_grad_()
+    functional.gelu(functional.linear(reference, weight, bias), approximate="tanh").sum().backward()
+    torch.testing.assert_close(leaf.grad, reference.grad, rtol=1e-4, atol=1e-4)

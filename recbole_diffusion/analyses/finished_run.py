@@ -23,6 +23,7 @@ from recbole_diffusion.errors import UserError
 from recbole_diffusion.models.base import EVALUATION_ROW, DiffusionRecommender
 from recbole_diffusion.quick_start import evaluation_config
 from recbole_diffusion.session import TrainingSession
+from recbole_diffusion.training.reverse_steps_choice import refuse_open_choice
 from recbole_diffusion.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,8 @@ def open_run(request: Request, *, samples_for: str | None = None) -> FinishedRun
     config, checkpoint = evaluation_config(request.options["checkpoint"], request.config, data_path=request.data_path)
     if samples_for is not None:
         check_samples(config, checkpoint, samples_for)
+    if samples_for != "reverse_steps":  # which ranks with numbers of its own
+        refuse_open_choice(config, checkpoint)
     split = request.choice("split", SPLITS)
     if config["num_threads"]:
         torch.set_num_threads(config["num_threads"])

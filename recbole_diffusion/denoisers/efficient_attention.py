@@ -161,6 +161,15 @@ class CrossAttentionBlock(nn.Module):
         normed = None if padding is None else self.input_norm(padding)[None]
         return cross.keys(self.input_norm(x), normed, condition.counts, condition.layout)
 
+    def padding_side(self, padding: Tensor, counts: Tensor) -> tuple[Tensor, PaddingKeys]:
+        """Padding tokens (R, D) after the block, and their keys and values in its self-attention; counts (B, R)."""
+        projection, dim = self.self_attention.projection, self.cross_attention.dim
+        filled = self.cross_attention.of_padding(len(padding), padding)
+        padding = residual_dropout(padding, filled, self.probability, self.training)
+        key_value = linear(self.input_norm(padding), projection.weight[dim:], projection.bias[dim:])[None]
+        key, value = key_value.chunk(2, dim=-1)
+        return padding, PaddingKeys(key, value, counts)
+
     def forward(
         self,
         x: Tensor,
@@ -169,6 +178,7 @@ class CrossAttentionBlock(nn.Module):
         condition: PaddedCondition,
         padding: Tensor | None,
         last_only: bool,
+        known: tuple[Tensor, PaddingKeys] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """One block.
 
@@ -179,6 +189,7 @@ class CrossAttentionBlock(nn.Module):
             condition: the layout and how often rows have each padding token.
             padding: (R, D) the padding tokens at this depth.
             last_only: compute no more than each row's last item needs.
+            known: `padding_side`, where it is computed once for all steps of a chain.
 
         Returns:
             (M, D), or (B, D) when `last_only`, and the padding tokens after the block: what self-attention and
@@ -194,10 +205,7 @@ class CrossAttentionBlock(nn.Module):
         weight, bias, dim = attention.projection.weight, attention.projection.bias, cross.dim
         pads = None
         if padding is not None and condition.counts is not None:
-            filled = cross.of_padding(len(padding), padding)
-            padding = residual_dropout(padding, filled, self.probability, self.training)
-            pad_key, pad_value = linear(self.input_norm(padding), weight[dim:], bias[dim:])[None].chunk(2, dim=-1)
-            pads = PaddingKeys(pad_key, pad_value, condition.counts)
+            padding, pads = self.padding_side(padding, condition.counts) if known is None else known
         normed = self.input_norm(x)
         key, value = linear(normed, weight[dim:], bias[dim:]).chunk(2, dim=-1)
         keys = RowKeys(key, value, attention.heads, pads)
@@ -217,6 +225,8 @@ class PreparedHistory(PaddedCondition):
 
     side: RowKeys | Tensor
     """`history_side` of the first block that is computed."""
+    padding_sides: tuple[tuple[Tensor, PaddingKeys], ...] | None = None
+    """`padding_side` of every block that is computed; None in training, where dropout makes it anew."""
 
 
 class CrossAttentionDenoiser(nn.Module):
@@ -268,13 +278,20 @@ class CrossAttentionDenoiser(nn.Module):
         if isinstance(condition, PreparedHistory):
             return condition
         side = self.computed_blocks[0].history_side(condition.tokens, condition, condition.padding)
-        return PreparedHistory(condition.tokens, condition.layout, condition.padding, condition.counts, side)
+        sides = None
+        if not self.training and condition.padding is not None and condition.counts is not None:
+            sides, padding = [], condition.padding
+            for block in self.computed_blocks:
+                sides.append(block.padding_side(padding, condition.counts))
+                padding = sides[-1][0]
+        shared = condition.tokens, condition.layout, condition.padding, condition.counts
+        return PreparedHistory(*shared, side, None if sides is None else tuple(sides), steps=condition.steps)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: PaddedCondition, *, noise: NoiseSource) -> Tensor:
         """Predict x_0 (B, D) from x_t (B, D) at slots t (B,)."""
         prepared = self.prepare(condition)
         x, padding, side = prepared.tokens, prepared.padding, prepared.side
-        guide = self.mixing.guide(x_t, t)
+        guide = self.mixing.guide(x_t, t, prepared)
         of_padding = None
         if padding is not None and self.queries == "history":  # lambda at its mean for the many
             of_padding = self.mixing.lambda_mean * guide[:, None]
@@ -283,5 +300,6 @@ class CrossAttentionDenoiser(nn.Module):
         for number, block in enumerate(blocks, start=1):
             if number > 1:
                 side = block.history_side(x, prepared, padding)
-            x, padding = block(x, side, copies, prepared, padding, last_only=number == len(blocks))
+            known = None if prepared.padding_sides is None else prepared.padding_sides[number - 1]
+            x, padding = block(x, side, copies, prepared, padding, number == len(blocks), known)
         return self.norm(dropout(x, self.probability, self.training))

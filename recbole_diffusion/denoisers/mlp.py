@@ -86,6 +86,12 @@ class GuidanceCondition:
     steps: Tensor | None
     step_part: Tensor | None
 
+    @property
+    def rows(self) -> int:
+        """B."""
+        rows = self.part if self.vectors is None else self.vectors
+        return 0 if rows is None else len(rows)
+
 
 class MLPDenoiser(nn.Module):
     """The multilayer perceptron.
@@ -134,6 +140,8 @@ class MLPDenoiser(nn.Module):
         nn.init.uniform_(self.of_step.bias, -(sizes[0] ** -0.5), sizes[0] ** -0.5)
         self.rest = nn.ModuleList([Linear(a, b) for a, b in pairwise(sizes[1:])])
 
+    repeats_rows = True
+
     def extra_repr(self) -> str:
         """What `print` shows of it."""
         return f"fusion={self.fusion!r}, unit_output={self.unit_output}"
@@ -154,16 +162,23 @@ class MLPDenoiser(nn.Module):
         return GuidanceCondition(guidance if self.fusion == "attention" else None, part, steps, step_part)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: GuidanceCondition, *, noise: NoiseSource) -> Tensor:
-        """x_0_hat (B, D) from x_t (B, D) at slots t (B,), CLEAN allowed; nothing is drawn from ``noise``."""
+        """x_0_hat from x_t (B, D) at slots t (B,), CLEAN allowed; nothing is drawn from ``noise``.
+
+        The condition may have n B rows, row i's being i, B + i, ...: x_0_hat (n B, D) then has n answers for every row,
+        and what is computed of x_t and t is computed once.
+        """
         if condition.steps is None or condition.step_part is None:
             steps = self.step_embedding(t)
             step_part = self.of_step(steps)
         else:
             steps, step_part = condition.steps[t - CLEAN], condition.step_part[t - CLEAN]
-        part = condition.part
+        own, part, copies = self.of_x(x_t), condition.part, condition.rows // len(x_t)
         if part is None:
-            part = self.of_guidance(self._attend(x_t + steps, condition.vectors))
-        x = self.of_x(x_t) + part + step_part
+            query = x_t + steps
+            part = self.of_guidance(self._attend(query.repeat(copies, 1) if copies > 1 else query, condition.vectors))
+        if copies > 1:
+            own, step_part = own.repeat(copies, 1), step_part.repeat(copies, 1)
+        x = own + part + step_part
         for layer in self.rest:
             x = layer(self.activate(x))
         return normalise(x) if self.unit_output else x

@@ -147,7 +147,7 @@ def last_softmax_attention(query: Tensor, keys: RowKeys, layout: PackedHistory, 
     heads, size, padding, row = keys.heads, query.shape[1] // keys.heads, keys.padding, layout.row
     query = query / math.sqrt(size)
     scores = (query.index_select(0, row) * keys.key).unflatten(1, (heads, size)).sum(-1)  # (M, H)
-    scores = _wide(scores).masked_fill((layout.item_ids == 0)[:, None], -math.inf)
+    scores = _wide(scores) + layout.key_bias[:, None]
     highest = _highest(scores, layout)
     if padding is not None:
         pad_scores = _wide(padding.products(query, heads)) + padding.counts.log()  # (H, B, R)
@@ -162,6 +162,29 @@ def last_softmax_attention(query: Tensor, keys: RowKeys, layout: PackedHistory, 
     if padding is None:
         return result
     return result + padding.mixture(dropout(pad_raised / total.t()[..., None], probability, True), heads)
+
+
+def last_attention(query: Tensor, keys: RowKeys, layout: PackedHistory) -> Tensor:
+    """`last_softmax_attention` without dropout or common padding, by the way that suits the device.
+
+    Sums over scattered places are the fastest on a CPU; on an accelerator they would be added up in an order that
+    changes, so there the rows are gathered side by side.
+    """
+    if query.device.type == "cpu":
+        return last_softmax_attention(query, keys, layout)
+    return last_attention_of_gathered(query, keys, layout)
+
+
+def last_attention_of_gathered(query: Tensor, keys: RowKeys, layout: PackedHistory) -> Tensor:
+    """One query a row, (B, D) -> (B, D), over keys and values gathered to (B, W, D), W the longest row."""
+    before = torch.arange(int(layout.lengths.max()) - 1, -1, -1, device=query.device)
+    absent = before >= layout.lengths.to(query.device)[:, None]
+    place = (layout.last[:, None] - before).clamp_min(0)
+    bias = layout.key_bias[place].masked_fill(absent, -math.inf)
+    key, value = (part[place].unflatten(2, (keys.heads, -1)).transpose(1, 2) for part in (keys.key, keys.value))
+    asked = query.unflatten(1, (keys.heads, 1, -1))
+    mixed = functional.scaled_dot_product_attention(asked, key, value, attn_mask=bias[:, None, None].to(query.dtype))
+    return mixed.flatten(1)
 
 
 def _wide(x: Tensor) -> Tensor:

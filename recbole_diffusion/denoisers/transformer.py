@@ -12,8 +12,8 @@ with an extra dropout at the end of each block, and Drop, LN after the last. The
 carry them: the history is a set plus its last item.
 
 Differs from the published code in speed only: fused norm, GELU and attention, oneDNN products (linear.py), packed rows
-instead of padding (interests/packing.py), and in the last block everything after attention is computed for each row's
-last item alone.
+instead of padding (interests/packing.py), and in the last block everything after the keys and values is computed for
+each row's last item alone (in training, everything after attention).
 
 Shapes: B rows, M packed tokens, D embedding.
 """
@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_diffusion.denoisers.dropout import dropout, residual_dropout
+from recbole_diffusion.denoisers.row_attention import RowKeys, last_attention
 from recbole_diffusion.denoisers.step_embedding import StepEmbedding
 from recbole_diffusion.diffusion.noise import NoiseSource
 from recbole_diffusion.interests.condition import Condition
 from recbole_diffusion.interests.packing import PackedHistory
-from recbole_diffusion.linear import Linear
+from recbole_diffusion.linear import Linear, linear, linear_gelu
 
 Activation = Literal["gelu_tanh", "relu"]
 NORM_EPSILON = 1e-12
@@ -63,15 +64,17 @@ class HistoryMixing(nn.Module):
         self.num_steps = num_steps
         self.step_embedding = StepEmbedding(dim, num_steps, rescale=rescale_steps)
 
-    def embed_steps(self, t: Tensor) -> Tensor:
-        """Step vectors d_t (B, D) of slots t (B,); the table of all T where that is shorter."""
-        if self.num_steps < t.shape[0]:
-            return self.step_embedding(torch.arange(self.num_steps, device=t.device))[t]
-        return self.step_embedding(t)
+    def step_vectors(self) -> Tensor:
+        """d_t of every slot, (T, D)."""
+        return self.step_embedding(torch.arange(self.num_steps, device=self.step_embedding.waves.device))
 
-    def guide(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def embed_steps(self, t: Tensor) -> Tensor:
+        """Step vectors d_t (B, D) of slots t (B,); from those of all T where they are fewer."""
+        return self.step_vectors()[t] if self.num_steps < t.shape[0] else self.step_embedding(t)
+
+    def guide(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """``x_t + d_t``, (B, D)."""
-        return x_t + self.embed_steps(t)
+        return x_t + (self.embed_steps(t) if condition.steps is None else condition.steps[t])
 
     def copies(self, guide: Tensor, layout: PackedHistory, noise: NoiseSource) -> Tensor:
         """``lambda_i * guide`` (B, D) for every token, (M, D): what DiffuRecSys attends with instead of adding it."""
@@ -81,7 +84,7 @@ class HistoryMixing(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, noise: NoiseSource) -> Tensor:
         """Mix x_t (B, D) at slots t (B,) into the condition's tokens: (M, D)."""
-        guide = torch.index_select(self.guide(x_t, t), 0, condition.layout.row)
+        guide = torch.index_select(self.guide(x_t, t, condition), 0, condition.layout.row)
         strength = self._strength(guide.dtype, condition.layout, noise)
         if strength is None:
             return torch.add(condition.tokens, guide, alpha=self.lambda_mean)
@@ -138,6 +141,13 @@ class SelfAttention(nn.Module):
             mixed.append(mixed[0].new_zeros(layout.tail, self.dim))
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
+    def of_last(self, x: Tensor, layout: PackedHistory) -> Tensor:
+        """The same at each row's last item alone, (M, D) -> (B, D), where nothing is trained: one query a row."""
+        weight, bias, dim = self.projection.weight, self.projection.bias, self.dim
+        key, value = linear(x, weight[dim:], bias[dim:]).chunk(2, dim=-1)
+        query = linear(x.index_select(0, layout.last), weight[:dim], bias[:dim])
+        return last_attention(query, RowKeys(key, value, self.heads, None), layout)
+
 
 class FeedForward(nn.Module):
     """``W_2 Drop(act(W_1 x))``, D -> 4 D -> D, both weights Xavier normal."""
@@ -153,7 +163,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Position-wise: (M, D) -> (M, D)."""
-        hidden = activate(self.expand(x), self.activation)
+        if self.activation == "gelu_tanh":
+            hidden = linear_gelu(x, self.expand.weight, self.expand.bias)
+        else:
+            hidden = activate(self.expand(x), self.activation)
         return self.contract(dropout(hidden, self.probability, self.training))
 
 
@@ -170,9 +183,13 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, layout: PackedHistory, last_only: bool) -> Tensor:
         """x (M, D) -> (M, D), or (B, D) at each row's last item when `last_only`."""
-        attended = self.attention(self.attention_norm(x), layout)
-        if last_only:
-            x, attended = x.index_select(0, layout.last), attended.index_select(0, layout.last)
+        normed = self.attention_norm(x)
+        if last_only and not self.training:
+            x, attended = x.index_select(0, layout.last), self.attention.of_last(normed, layout)
+        else:
+            attended = self.attention(normed, layout)
+            if last_only:  # in training dropout draws a number for every attention weight
+                x, attended = x.index_select(0, layout.last), attended.index_select(0, layout.last)
         x = residual_dropout(x, self.attention.output(attended), self.probability, self.training)
         x = residual_dropout(x, self.feed_forward(self.feed_forward_norm(x)), self.probability, self.training)
         return dropout(x, self.probability, self.training)

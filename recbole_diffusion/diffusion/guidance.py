@@ -65,7 +65,8 @@ class ClassifierFreeGuidance:
     """A denoiser with guidance of strength w; both answers come from one call with twice the rows.
 
     Args:
-        denoiser: takes conditions of any number of rows and draws no noise of its own.
+        denoiser: takes conditions of any number of rows and draws no noise of its own. One that has `repeats_rows` is
+            given x_t and t once, for it repeats by itself what it has computed of them.
         scale: w, 0 or more.
 
     Raises:
@@ -89,6 +90,9 @@ class ClassifierFreeGuidance:
         """
         if self.scale == 0.0:
             return self.denoiser(x_t, t, condition, noise=noise)
-        both = self.denoiser(torch.cat((x_t, x_t)), torch.cat((t, t)), condition, noise=noise)
+        if getattr(self.denoiser, "repeats_rows", False):
+            both = self.denoiser(x_t, t, condition, noise=noise)
+        else:
+            both = self.denoiser(torch.cat((x_t, x_t)), torch.cat((t, t)), condition, noise=noise)
         conditioned, unconditioned = both.chunk(2)
         return conditioned + self.scale * (conditioned - unconditioned)

@@ -8,8 +8,7 @@ eta = 0 on a sub-grid is DDIM (Song et al. 2021, section 4.2). Shapes: B batch, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -17,6 +16,18 @@ from torch import Tensor
 
 from recbole_diffusion.diffusion.noise import NoiseSource
 from recbole_diffusion.diffusion.process import CLEAN, check_eta
+from recbole_diffusion.diffusion.time_grids import checked_grid, time_grid
+
+__all__ = [
+    "Denoiser",
+    "EarlyResult",
+    "ReverseProcess",
+    "ReverseSampler",
+    "Sampler",
+    "chain_grid",
+    "cut_chain",
+    "time_grid",
+]
 
 EarlyResult = Literal["state", "prediction"]
 
@@ -44,30 +55,6 @@ class Denoiser(Protocol):
         ...
 
 
-def time_grid(num_steps: int, reverse_steps: int | None = None, *, key: str = "reverse_steps") -> tuple[int, ...]:
-    """The slots a reverse chain visits, descending from T - 1; the step to the clean end is not among them.
-
-    Args:
-        num_steps: T.
-        reverse_steps: how many slots: None for all T, 1 for (T - 1,), else evenly spaced (rounded to whole slots)
-            from T - 1 to 0.
-        key: the configuration key that their number stands under, for the message.
-
-    Raises:
-        ValueError: ``reverse_steps`` outside 1..T.
-    """
-    if reverse_steps is None:
-        reverse_steps = num_steps
-    if not 1 <= reverse_steps <= num_steps:
-        raise ValueError(
-            f"{key} is {reverse_steps!r}; it must lie in 1..{num_steps} (num_steps), or be left out for all"
-        )
-    if reverse_steps == 1:
-        return (num_steps - 1,)
-    gaps = reverse_steps - 1
-    return tuple(((gaps - i) * (num_steps - 1) + gaps // 2) // gaps for i in range(reverse_steps))
-
-
 class Sampler(Protocol):
     """Turns noise into a denoised x_0."""
 
@@ -76,29 +63,45 @@ class Sampler(Protocol):
         ...
 
 
-def build_sampler(
-    name_or_class: str | Callable[..., Sampler],
-    process: ReverseProcess,
-    steps: int | None,
-    eta: float,
-    *,
-    steps_key: str = "reverse_steps",
-) -> Sampler:
-    """The reverse sampler by the value of key ``reverse_sampler``: ``grid``, or a user's own class.
+def chain_grid(
+    num_steps: int, steps: int | Sequence[int] | None, *, steps_key: str = "reverse_steps"
+) -> tuple[int, ...]:
+    """The slots that a chain visits, from what a sampler takes as ``steps``.
 
-    A class is built as ``Class(process, steps=steps, eta=eta)``, as :class:`ReverseSampler` is. ``steps_key`` is the
-    key that ``steps`` stands under, for messages.
+    Args:
+        num_steps: T.
+        steps: None for all T slots, a number of evenly spaced ones, or the descending slots themselves.
+        steps_key: the key that a number stands under, for the message.
 
     Raises:
-        ValueError: an unknown name, or as :class:`ReverseSampler`.
+        ValueError: as :func:`time_grid` and :func:`checked_grid`.
     """
-    if not isinstance(name_or_class, str):
-        return name_or_class(process, steps=steps, eta=eta)
-    if name_or_class != "grid":
+    if steps is None or isinstance(steps, int):
+        return time_grid(num_steps, steps, key=steps_key)
+    return checked_grid(steps, num_steps)
+
+
+def cut_chain(
+    grid: Sequence[int], stop_after: int | None = None, early_result: EarlyResult | str = "state"
+) -> list[tuple[int, int]]:
+    """The steps (from slot, to slot) of a chain over a grid, ended after ``stop_after`` of them where that is given.
+
+    Raises:
+        ValueError: ``stop_after`` outside 1 .. number of slots, an unknown ``early_result``.
+    """
+    calls = len(grid) if stop_after is None else stop_after
+    if not 1 <= calls <= len(grid):
         raise ValueError(
-            f"reverse_sampler '{name_or_class}' does not exist; use grid or give a class as package.module:Class"
+            f"intermediate_steps is {stop_after!r}; it must lie in 1..{len(grid)}, the chain's steps "
+            "(reverse_steps or num_steps), or be left out for all"
         )
-    return ReverseSampler(process, steps=steps, eta=eta, steps_key=steps_key)
+    if early_result not in get_args(EarlyResult):
+        allowed = " or ".join(get_args(EarlyResult))
+        raise ValueError(f"intermediate_result is {early_result!r}; it must be {allowed}")
+    steps = list(zip(grid, (*grid[1:], CLEAN), strict=True))[:calls]
+    if early_result == "prediction":
+        steps[-1] = (steps[-1][0], CLEAN)
+    return steps
 
 
 class ReverseSampler:
@@ -132,28 +135,8 @@ class ReverseSampler:
         check_eta(eta)
         self.process = process
         self.eta = eta
-        self.grid: tuple[int, ...]
-        if steps is None or isinstance(steps, int):
-            self.grid = time_grid(process.num_steps, steps, key=steps_key)
-        else:
-            self.grid = tuple(int(slot) for slot in steps)
-            path = (process.num_steps, *self.grid, CLEAN)
-            if not self.grid or any(later >= earlier for earlier, later in pairwise(path)):
-                raise ValueError(
-                    f"the slots {self.grid} do not descend within {process.num_steps - 1}..0, each at most once"
-                )
-        calls = len(self.grid) if stop_after is None else stop_after
-        if not 1 <= calls <= len(self.grid):
-            raise ValueError(
-                f"intermediate_steps is {stop_after!r}; it must lie in 1..{len(self.grid)}, the chain's steps "
-                "(reverse_steps or num_steps), or be left out for all"
-            )
-        if early_result not in get_args(EarlyResult):
-            allowed = " or ".join(get_args(EarlyResult))
-            raise ValueError(f"intermediate_result is {early_result!r}; it must be {allowed}")
-        self.steps = list(zip(self.grid, (*self.grid[1:], CLEAN), strict=True))[:calls]
-        if early_result == "prediction":
-            self.steps[-1] = (self.steps[-1][0], CLEAN)
+        self.grid = chain_grid(process.num_steps, steps, steps_key=steps_key)
+        self.steps = cut_chain(self.grid, stop_after, early_result)
 
     def __call__(self, denoiser: Denoiser, x_T: Tensor, condition: Any, *, noise: NoiseSource) -> Tensor:
         """The denoised x_0 (B, D).

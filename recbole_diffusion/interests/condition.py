@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -17,3 +17,5 @@ class Condition:
     """(M, D) embedded history items."""
     layout: PackedHistory
     """Which row, place and segment each of the M tokens has."""
+    steps: Tensor | None = field(default=None, kw_only=True)
+    """(T, D) the step vectors, where they are computed once for all steps of a chain."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from recbole_diffusion.diffusion.noise import NoiseSource
 
@@ -61,6 +62,9 @@ class PackedHistory:
     """(B,) packed index of each row's last item."""
     lengths: Tensor
     """(B,) tokens per row, padding token included; on the CPU."""
+    key_bias: Tensor
+    """(M,) what a key's attention score is raised by in its row: 0 for an item, log p for p padding tokens, minus
+    infinity for an unused place."""
     query_keep: Tensor | None
     """(M, 1) 0 for padding tokens, 1 elsewhere; None without padding tokens."""
     groups: tuple[SegmentGroup, ...]
@@ -151,6 +155,8 @@ def pack(
     if real.size == 0 or real.min() < 1:
         raise ValueError("got an empty history; every row needs at least one item")
     pads = np.maximum(padded_length - real, 0) if padding_tokens else np.zeros_like(real)
+    if real.size == 1 and device.type == "cpu":
+        return _pack_one(item_seq[0], int(real[0]), int(pads[0]), padding_tokens=padding_tokens)
     has_pad = (pads > 0).astype(np.int64)
     lengths = real + has_pad
     order = np.argsort(-lengths, kind="stable")
@@ -215,7 +221,39 @@ def pack(
         position=packed_position,
         last=start + lengths_there - 1,
         lengths=torch.from_numpy(lengths),
+        key_bias=key_bias.masked_fill(owner < 0, -torch.inf),
         query_keep=query_keep,
         groups=tuple(groups),
         tail=total - covered,
+    )
+
+
+def _pack_one(item_seq: Tensor, length: int, pads: int, *, padding_tokens: bool) -> PackedHistory:
+    """`pack` of a single row on the CPU: no bins to fill, one segment as long as the row, the same result.
+
+    Args:
+        item_seq: (L',) item ids.
+        length: real items.
+        pads: padded positions that one token stands for, 0 for no such token.
+        padding_tokens: as in `pack`.
+    """
+    own_pad = int(pads > 0)
+    covered = length + own_pad
+    tail = round_up(covered) - covered
+    item_ids = functional.pad(item_seq[:length], (own_pad, tail))
+    key_bias = torch.zeros(covered)
+    query_keep = torch.ones(covered + tail, 1) if padding_tokens else None
+    if own_pad and query_keep is not None:
+        key_bias[0] = torch.tensor(float(pads)).log()
+        query_keep[0] = 0.0
+    return PackedHistory(
+        item_ids=item_ids,
+        row=torch.zeros(covered + tail, dtype=torch.long),
+        position=functional.pad(torch.arange(covered), (0, tail)),
+        last=torch.tensor([covered - 1]),
+        lengths=torch.tensor([covered]),
+        key_bias=functional.pad(key_bias, (0, tail), value=-torch.inf),
+        query_keep=query_keep,
+        groups=(SegmentGroup(0, 1, covered, key_bias.expand(1, 1, covered, covered)),),
+        tail=tail,
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -110,6 +110,14 @@ def history_keys(item_seq: Tensor) -> Tensor:
     ids = item_seq.cpu().to(torch.int64)
     powers = torch.full((ids.shape[1],), _HASH_MULTIPLIER, dtype=torch.int64).cumprod(0)
     return (ids * powers).sum(1)
+
+
+def mean_over(noises: Sequence[NoiseSource], draw: Callable[[NoiseSource], Tensor]) -> Tensor:
+    """The mean of what is drawn with each noise source (any shape), summed in their order."""
+    total = draw(noises[0])
+    for noise in noises[1:]:
+        total = total + draw(noise)
+    return total / len(noises) if len(noises) > 1 else total
 
 
 class VectorRecommender(SequentialRecommender):
@@ -214,13 +222,23 @@ class VectorRecommender(SequentialRecommender):
 class DiffusionRecommender(VectorRecommender):
     """Base of the diffusion recommenders: a reverse chain draws user vectors, with noise that belongs to the row.
 
-    Subclasses write `sample_user_vectors` instead of `user_vectors`; `Options` also needs `eval_seed` and
-    `n_eval_samples`.
+    Subclasses write `sample_user_vectors` instead of `user_vectors`, or `mean_user_vectors`, which can encode a batch
+    once for several chains; `Options` also needs `eval_seed` and `n_eval_samples`.
     """
 
     def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
         """One draw of the user vectors (B, K, D)."""
-        raise TypeError(f"{type(self).__name__} does not define sample_user_vectors(interaction, noise)")
+        if type(self).mean_user_vectors is DiffusionRecommender.mean_user_vectors:
+            raise TypeError(f"{type(self).__name__} does not define sample_user_vectors(interaction, noise)")
+        return self.mean_user_vectors(interaction, [noise])
+
+    def mean_user_vectors(self, interaction: Interaction, noises: Sequence[NoiseSource]) -> Tensor:
+        """User vectors (B, K, D), the mean of a chain with each of some noise sources."""
+        return mean_over(noises, lambda noise: self.sample_user_vectors(interaction, noise))
+
+    def use_reverse_steps(self, steps: int | None) -> None:
+        """Sample with a chain of so many reverse steps from now on, None for all T; weights and options stay."""
+        raise TypeError(f"{type(self).__name__} does not define use_reverse_steps(steps)")
 
     def evaluation_noise(self, interaction: Interaction, chain: int = 0) -> NoiseSource:
         """The noise of evaluation chain number `chain` (0-based) for this batch."""
@@ -232,8 +250,5 @@ class DiffusionRecommender(VectorRecommender):
 
     def user_vectors(self, interaction: Interaction) -> Tensor:
         """User vectors (B, K, D), averaged over `n_eval_samples` chains."""
-        chains = self.options.n_eval_samples
-        total = self.sample_user_vectors(interaction, self.evaluation_noise(interaction))
-        for chain in range(1, chains):
-            total = total + self.sample_user_vectors(interaction, self.evaluation_noise(interaction, chain))
-        return total / chains if chains > 1 else total
+        chains = range(self.options.n_eval_samples)
+        return self.mean_user_vectors(interaction, [self.evaluation_noise(interaction, chain) for chain in chains])

@@ -91,5 +91,5 @@ class DiffuRecSys(HistoryDiffusion):
         )
 
     def prepared(self, condition: Condition) -> Condition:
-        """The history's side of cross-attention, which no step changes."""
-        return self.denoiser.prepare(condition)
+        """Also the history's side of cross-attention and all of padding, which no step changes."""
+        return self.denoiser.prepare(super().prepared(condition))

@@ -21,6 +21,7 @@ Shapes: B rows, K guidance vectors, L history, D embedding, V items, T steps.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,14 +31,13 @@ from torch import Tensor
 from recbole_diffusion.denoisers.mlp import MLPDenoiser
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
 from recbole_diffusion.diffusion.process import CLEAN
-from recbole_diffusion.diffusion.sampler import ReverseSampler
 from recbole_diffusion.diffusion.sphere import normalise
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.guidance_extractors import build_guidance_extractor, guidance_count
 from recbole_diffusion.interests.history_encoder import HistoryEncoder
 from recbole_diffusion.interests.multi_interest import Interests, select_interest
 from recbole_diffusion.losses.same_negatives import losses_of_each, without_history
-from recbole_diffusion.models.base import DiffusionRecommender, named_part
+from recbole_diffusion.models.base import DiffusionRecommender, mean_over, named_part
 from recbole_diffusion.models.dimerec_options import DimeRecOptions
 
 
@@ -82,15 +82,13 @@ class DimeRec(DiffusionRecommender):
         self.process = o.process()
         self.noise = build_noise(named_part(o.noise))
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps + o.train_clean_step)
-        self.sampler = ReverseSampler(
-            self.process,
-            o.reverse_steps,
-            o.reverse_eta,
-            stop_after=o.intermediate_steps,
-            early_result=o.intermediate_result,
-        )
+        self.use_reverse_steps(o.inference_steps)
         self.objective = self.new_objective(dataset, negatives_per_row=o.negatives == "per_row")
         self.objective.remove_hits = o.remove_hits or o.avoid_history
+
+    def use_reverse_steps(self, steps: int | None) -> None:
+        """See :meth:`DiffusionRecommender.use_reverse_steps`."""
+        self.sampler = self.options.chain(self.process, steps)
 
     def guidance(self, interaction: Interaction) -> Interests:
         """The guidance of a batch of histories (Eq. 13), with its weights over the items."""
@@ -178,11 +176,16 @@ class DimeRec(DiffusionRecommender):
             return self.guidance_vectors(interaction)
         return super().user_vectors(interaction)
 
-    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
-        """Reverse the chain from a random direction (Algorithm 2): e_u (B, 1, D)."""
+    def mean_user_vectors(self, interaction: Interaction, noises: Sequence[NoiseSource]) -> Tensor:
+        """Reverse chains from random directions (Algorithm 2): the mean of e_u (B, 1, D), with one guidance for all."""
         guidance = self.denoiser_input(self.guidance(interaction))
-        x_T = self.process.prior((len(guidance), self.options.hidden_size), device=guidance.device, noise=noise)
-        return self.sampler(self.denoiser, x_T, self.denoiser.condition(guidance), noise=noise)[:, None]
+        shape, condition = (len(guidance), self.options.hidden_size), self.denoiser.condition(guidance)
+
+        def draw(noise: NoiseSource) -> Tensor:
+            x_T = self.process.prior(shape, device=guidance.device, noise=noise)
+            return self.sampler(self.denoiser, x_T, condition, noise=noise)
+
+        return mean_over(noises, draw)[:, None]
 
     def item_vectors(self) -> Tensor:
         """The item embedding table (V, D), of unit rows with `normalise_items`."""

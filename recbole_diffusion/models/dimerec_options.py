@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from recbole_diffusion.config_options import at_least
 from recbole_diffusion.denoisers.mlp import Fusion, MLPActivation
 from recbole_diffusion.diffusion.geodesic import GeodesicWalk, ReverseNoiseSpace, WalkScale
-from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
+from recbole_diffusion.diffusion.process import GaussianProcess
 from recbole_diffusion.diffusion.sampler import EarlyResult
 from recbole_diffusion.diffusion.schedules import NoiseSchedule
 from recbole_diffusion.interests.guidance_extractors import Guidance, Initialisation
@@ -16,10 +16,11 @@ from recbole_diffusion.interests.routing import RoutingSoftmax
 from recbole_diffusion.models.base import Score
 from recbole_diffusion.models.beta_schedule import beta_schedule
 from recbole_diffusion.models.loss_options import LossOptions
+from recbole_diffusion.models.reverse_chain import ReverseChainOptions
 
 
 @dataclass(frozen=True)
-class DimeRecOptions(LossOptions):
+class DimeRecOptions(LossOptions, ReverseChainOptions):
     """DimeRec's own keys; properties/model/DimeRec.yaml holds the defaults and says what each means."""
 
     hidden_size: int
@@ -61,12 +62,9 @@ class DimeRecOptions(LossOptions):
     walk_project: bool
     walk_renormalise: bool
     normalise_prior: bool
-    reverse_steps: int | None
     intermediate_steps: int | None
     intermediate_result: EarlyResult
-    reverse_noise: ReverseNoise
     reverse_noise_space: ReverseNoiseSpace
-    reverse_eta: float
     rank_by: Literal["chain", "guidance"]
     score: Score
     n_eval_samples: int
@@ -85,6 +83,12 @@ class DimeRecOptions(LossOptions):
             raise ValueError(f"{', '.join(weights)} are all 0; there is nothing to train, set one of them")
         if self.temperature <= 0.0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0")
+        without_chain = None
+        if self.rank_by == "guidance":
+            without_chain = "rank_by is guidance, which has no chain"
+        elif self.intermediate_steps is not None:
+            without_chain = f"intermediate_steps is {self.intermediate_steps}, which cuts every chain there"
+        self.check_chain(without_chain=without_chain)
 
     def schedule(self) -> NoiseSchedule:
         """The noise schedule that these keys name."""
@@ -105,6 +109,10 @@ class DimeRecOptions(LossOptions):
             normalise_prior=self.normalise_prior,
             reverse_noise_space=self.reverse_noise_space,
         )
+
+    def cut(self) -> dict[str, Any]:
+        """Where the chain ends early (Figure 5)."""
+        return {"stop_after": self.intermediate_steps, "early_result": self.intermediate_result}
 
     @property
     def reads_rows_alone(self) -> bool:

@@ -21,6 +21,7 @@ Shapes: B rows, K interests, L history, D embedding, V items, T steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,11 +32,10 @@ from recbole_diffusion.denoisers.cross_attention import CrossAttentionDenoiser
 from recbole_diffusion.denoisers.pooled_mlp import PooledMLPDenoiser
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
 from recbole_diffusion.diffusion.process import GaussianProcess
-from recbole_diffusion.diffusion.sampler import build_sampler
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.multi_interest import Interests, SelfAttentiveInterests, select_interest
 from recbole_diffusion.interests.routing import DynamicRouting
-from recbole_diffusion.models.base import DiffusionRecommender, named_part
+from recbole_diffusion.models.base import DiffusionRecommender, mean_over, named_part
 from recbole_diffusion.models.dmi_options import DMIOptions
 from recbole_diffusion.models.interest_refinement import InterestRefinement, Reconstruction
 
@@ -66,7 +66,7 @@ def _refinement(o: DMIOptions) -> InterestRefinement:
     return InterestRefinement(
         denoiser,
         process,
-        build_sampler(named_part(o.reverse_sampler), process, o.reverse_steps, o.reverse_eta),
+        o.chain(process, o.inference_steps),
         build_noise(named_part(o.noise)),
         keep_ratio=o.keep_ratio,
         fusion_weight=o.fusion_weight,
@@ -97,6 +97,11 @@ class DMI(DiffusionRecommender):
         self.objective = self.new_objective(dataset, hardness=hardness, detach_weights=o.detach_weights)
         self.refinement = _refinement(o) if o.diffusion else None
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
+
+    def use_reverse_steps(self, steps: int | None) -> None:
+        """See :meth:`DiffusionRecommender.use_reverse_steps`."""
+        if self.refinement is not None:
+            self.refinement.sampler = self.options.chain(self.refinement.process, steps)
 
     def interests(self, interaction: Interaction) -> tuple[Tensor, Interests]:
         """Embedded histories (B, L, D) and the base's interests of them."""
@@ -130,12 +135,14 @@ class DMI(DiffusionRecommender):
         """REMI's regulariser is a sum over rows, as published."""
         return self.options.summed_terms()
 
-    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
-        """All interests, refined by one chain of K queries a row (Algorithm 2): (B, K, D)."""
+    def mean_user_vectors(self, interaction: Interaction, noises: Sequence[NoiseSource]) -> Tensor:
+        """All interests, refined by chains of K queries a row (Algorithm 2): their mean (B, K, D), extracted once."""
         items, interests = self.interests(interaction)
-        if self.refinement is None:
+        refinement = self.refinement
+        if refinement is None:
             return interests.vectors
-        return self.refinement.chain(interests, items, interaction[self.ITEM_SEQ_LEN], noise=noise)
+        condition = refinement.condition(interests, items, interaction[self.ITEM_SEQ_LEN])
+        return mean_over(noises, lambda noise: refinement.chain(interests.vectors, condition, noise=noise))
 
     def reconstruction(self, interaction: Interaction, t: Tensor) -> Reconstruction:
         """How well the interests that a batch's targets select are restored from slots t (B,), beside copying.

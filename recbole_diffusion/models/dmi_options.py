@@ -11,17 +11,17 @@ from typing import Literal
 from recbole_diffusion.config_options import at_least
 from recbole_diffusion.denoisers.cross_attention import Norm, StepInput
 from recbole_diffusion.denoisers.transformer import Activation
-from recbole_diffusion.diffusion.process import ReverseNoise
 from recbole_diffusion.diffusion.schedules import NoiseSchedule, build_schedule
 from recbole_diffusion.interests.routing import RoutingSoftmax
 from recbole_diffusion.losses.reconstruction import ReconstructionLoss
 from recbole_diffusion.models.base import named_part
 from recbole_diffusion.models.interest_refinement import DetachCondition
 from recbole_diffusion.models.ranking_options import RoutedOptions
+from recbole_diffusion.models.reverse_chain import ReverseChainOptions
 
 
 @dataclass(frozen=True)
-class DMIOptions(RoutedOptions):
+class DMIOptions(RoutedOptions, ReverseChainOptions):
     """DMI's own keys; properties/model/DMI.yaml holds the defaults and says what each means."""
 
     base: Literal["remi", "comirec_sa", "comirec_dr"]
@@ -56,10 +56,6 @@ class DMIOptions(RoutedOptions):
     noise: str
     step_sampler: str
     start_noise: bool
-    reverse_steps: int | None
-    reverse_sampler: str
-    reverse_noise: ReverseNoise
-    reverse_eta: float
     n_eval_samples: int
     eval_seed: int | None
 
@@ -70,6 +66,7 @@ class DMIOptions(RoutedOptions):
             raise ValueError(f"dropout_prob is {self.dropout_prob}; it must be at least 0 and less than 1")
         at_least(self, 1, ("n_layers", "n_heads", "num_steps", "n_eval_samples"))
         at_least(self, 0, ("reconstruction_weight", "variance_scale"))
+        self.check_chain(without_chain=None if self.diffusion else "diffusion is False, which leaves no chain")
 
     def schedule(self) -> NoiseSchedule:
         """Eq. 8 of 1 - alpha_bar_t as printed (`linear_var`), of beta_t (`linear`), or another (decision 078)."""

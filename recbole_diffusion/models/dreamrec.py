@@ -16,6 +16,7 @@ Shapes: B rows, L history, D embedding, V items, T steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,19 +28,19 @@ from recbole_diffusion.config_options import at_least
 from recbole_diffusion.denoisers.mlp import MLPActivation, MLPDenoiser
 from recbole_diffusion.diffusion.guidance import ClassifierFreeGuidance, drop_condition, with_and_without
 from recbole_diffusion.diffusion.noise import NoiseSource, build_noise
-from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
-from recbole_diffusion.diffusion.sampler import build_sampler
+from recbole_diffusion.diffusion.process import GaussianProcess
 from recbole_diffusion.diffusion.schedules import NoiseSchedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.history_encoder import HistoryEncoder
 from recbole_diffusion.losses.reconstruction import reconstruction_distance
-from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
+from recbole_diffusion.models.base import DiffusionRecommender, Score, mean_over, named_part
 from recbole_diffusion.models.beta_schedule import beta_schedule
 from recbole_diffusion.models.item_table import item_table
+from recbole_diffusion.models.reverse_chain import ReverseChainOptions
 
 
 @dataclass(frozen=True)
-class DreamRecOptions:
+class DreamRecOptions(ReverseChainOptions):
     """DreamRec's own keys; properties/model/DreamRec.yaml holds the defaults and says what each means."""
 
     hidden_size: int
@@ -58,10 +59,6 @@ class DreamRecOptions:
     noise: str
     step_sampler: str
     detach_target: bool
-    reverse_steps: int | None
-    reverse_sampler: str
-    reverse_noise: ReverseNoise
-    reverse_eta: float
     score: Score
     n_eval_samples: int
     eval_seed: int | None
@@ -73,6 +70,7 @@ class DreamRecOptions:
         if not 0.0 <= self.condition_dropout <= 1.0:
             raise ValueError(f"condition_dropout is {self.condition_dropout}; it must lie in 0 .. 1")
         at_least(self, 1, ("hidden_size", "n_layers", "n_heads", "num_steps", "n_eval_samples"))
+        self.check_chain()
 
     def schedule(self) -> NoiseSchedule:
         """The noise schedule that these keys name."""
@@ -97,7 +95,11 @@ class DreamRec(DiffusionRecommender):
         self.process = GaussianProcess(o.schedule(), o.reverse_noise)
         self.noise = build_noise(named_part(o.noise))
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
-        self.sampler = build_sampler(named_part(o.reverse_sampler), self.process, o.reverse_steps, o.reverse_eta)
+        self.use_reverse_steps(o.inference_steps)
+
+    def use_reverse_steps(self, steps: int | None) -> None:
+        """See :meth:`DiffusionRecommender.use_reverse_steps`."""
+        self.sampler = self.options.chain(self.process, steps)
 
     def history_state(self, interaction: Interaction) -> Tensor:
         """h (B, D): the encoder's state at each history's last item."""
@@ -117,9 +119,14 @@ class DreamRec(DiffusionRecommender):
         self.step_sampler.update(t, row_losses.detach())
         return {"reconstruction": (weight * row_losses).mean()}
 
-    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
-        """Reverse the guided chain from noise: x_0 (B, 1, D)."""
+    def mean_user_vectors(self, interaction: Interaction, noises: Sequence[NoiseSource]) -> Tensor:
+        """Reverse guided chains from noise: the mean of their x_0 (B, 1, D); histories are encoded once for all."""
         state = self.history_state(interaction)
         both = with_and_without(state, self.no_condition, self.options.guidance_scale)
-        x_T = self.process.prior(state.shape, device=state.device, noise=noise)
-        return self.sampler(self.guided, x_T, self.denoiser.condition(both[:, None]), noise=noise)[:, None]
+        condition = self.denoiser.condition(both[:, None])
+
+        def draw(noise: NoiseSource) -> Tensor:
+            x_T = self.process.prior(state.shape, device=state.device, noise=noise)
+            return self.sampler(self.guided, x_T, condition, noise=noise)
+
+        return mean_over(noises, draw)[:, None]

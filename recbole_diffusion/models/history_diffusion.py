@@ -11,7 +11,8 @@ Shapes: B rows, L history, D embedding, V items, T steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from recbole.data.interaction import Interaction
@@ -20,19 +21,20 @@ from torch import Tensor, nn
 from recbole_diffusion.config_options import at_least
 from recbole_diffusion.denoisers.transformer import NORM_EPSILON, HistoryMixing
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, build_noise
-from recbole_diffusion.diffusion.process import GaussianProcess, ReverseNoise
-from recbole_diffusion.diffusion.sampler import build_sampler
+from recbole_diffusion.diffusion.process import GaussianProcess
+from recbole_diffusion.diffusion.sampler import Sampler
 from recbole_diffusion.diffusion.schedules import NoiseSchedule, build_schedule
 from recbole_diffusion.diffusion.steps import build_step_sampler
 from recbole_diffusion.interests.condition import Condition
-from recbole_diffusion.models.base import DiffusionRecommender, Score, named_part
+from recbole_diffusion.models.base import DiffusionRecommender, Score, mean_over, named_part
 from recbole_diffusion.models.item_table import item_table
 from recbole_diffusion.models.loss_options import PlaceLossOptions
 from recbole_diffusion.models.packed_history import embed_history, row_chunks
+from recbole_diffusion.models.reverse_chain import ReverseChainOptions
 
 
 @dataclass(frozen=True)
-class HistoryDiffusionOptions(PlaceLossOptions):
+class HistoryDiffusionOptions(PlaceLossOptions, ReverseChainOptions):
     """The keys that both have."""
 
     hidden_size: int
@@ -58,11 +60,7 @@ class HistoryDiffusionOptions(PlaceLossOptions):
     rescale_steps: bool
     lambda_mean: float
     lambda_std: float
-    reverse_steps: int | None
     valid_reverse_steps: int | None
-    reverse_sampler: str
-    reverse_noise: ReverseNoise
-    reverse_eta: float
     score: Score
     n_eval_samples: int
     eval_seed: int | None
@@ -75,6 +73,7 @@ class HistoryDiffusionOptions(PlaceLossOptions):
                 raise ValueError(f"{key} is {getattr(self, key)}; it must be at least 0 and less than 1")
         at_least(self, 1, ("hidden_size", "n_layers", "n_heads", "num_steps", "n_eval_samples", "valid_reverse_steps"))
         at_least(self, 0, ("item_init_std", "lambda_std"))
+        self.check_chain()
 
     def schedule(self) -> NoiseSchedule:
         """The noise schedule that these keys name."""
@@ -117,13 +116,14 @@ class HistoryDiffusion(DiffusionRecommender):
         self.process = o.process()
         self.step_sampler = build_step_sampler(named_part(o.step_sampler), o.num_steps)
         self.noise = build_noise(named_part(o.noise))
-        sampler = named_part(o.reverse_sampler)
-        self.sampler = build_sampler(sampler, self.process, o.reverse_steps, o.reverse_eta)
-        valid_steps = o.reverse_steps if o.valid_reverse_steps is None else o.valid_reverse_steps
-        self.valid_sampler = build_sampler(
-            sampler, self.process, valid_steps, o.reverse_eta, steps_key="valid_reverse_steps"
-        )
+        self.use_reverse_steps(o.inference_steps)
+        valid_steps = o.training_steps if o.valid_reverse_steps is None else o.valid_reverse_steps
+        self.valid_sampler = o.chain(self.process, valid_steps, steps_key="valid_reverse_steps")
         self.validating = False  # the trainer sets it while it validates
+
+    def use_reverse_steps(self, steps: int | None) -> None:
+        """See :meth:`DiffusionRecommender.use_reverse_steps`."""
+        self.sampler = self.options.chain(self.process, steps)
 
     def embedded(self, item_seq: Tensor, item_seq_len: Tensor, *, padding_tokens: bool) -> Condition:
         """Histories (B, L) embedded, ``LN(Drop(E[history]))``, and packed; a row's padding is one token, or none."""
@@ -153,25 +153,31 @@ class HistoryDiffusion(DiffusionRecommender):
         self.step_sampler.update(t, row_losses.detach())
         return {self.loss_choice.term: (row_losses * weight).mean()}
 
-    def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
-        """Reverse the chain from noise: x_0 (B, 1, D).
+    def mean_user_vectors(self, interaction: Interaction, noises: Sequence[NoiseSource]) -> Tensor:
+        """Reverse chains from noise: the mean of their x_0 (B, 1, D); histories are encoded once for all of them.
 
         On a CPU rows are handled in order of length, a few thousand tokens at a time: memory does not grow with B.
         """
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         result = self.item_embedding.weight.new_empty(item_seq.shape[0], self.options.hidden_size)
         for rows in row_chunks(lengths):
-            condition = self.condition(item_seq[rows], lengths[rows])
-            result[rows] = self.reverse(condition, noise.select(rows.cpu())).to(result.dtype)
+            condition = self.prepared(self.condition(item_seq[rows], lengths[rows]))
+            own = [noise.select(rows.cpu()) for noise in noises]
+            result[rows] = mean_over(own, lambda noise: self.reverse(condition, noise)).to(result.dtype)  # noqa: B023
         return result[:, None]
 
     def prepared(self, condition: Condition) -> Condition:
-        """What the denoiser computes of a history once, for all steps of a chain."""
-        return condition
+        """A condition with what is computed once for all steps of a chain: step vectors, and what a subclass adds."""
+        if condition.steps is not None or len(getattr(self._sampler, "grid", ())) == 1:
+            return condition
+        return replace(condition, steps=self.denoiser.mixing.step_vectors())
+
+    @property
+    def _sampler(self) -> Sampler:
+        return self.valid_sampler if self.validating else self.sampler
 
     def reverse(self, condition: Condition, noise: NoiseSource) -> Tensor:
         """x_0 (B, D) of a reverse chain given an embedded history."""
         shape = (condition.layout.rows, self.options.hidden_size)
         x_T = self.process.prior(shape, device=condition.tokens.device, noise=noise)
-        sampler = self.valid_sampler if self.validating else self.sampler
-        return sampler(self.denoiser, x_T, self.prepared(condition), noise=noise)
+        return self._sampler(self.denoiser, x_T, self.prepared(condition), noise=noise)

@@ -143,20 +143,27 @@ class InterestRefinement(nn.Module):
             self._seen = (self._seen[0] + sums, self._seen[1] + len(copied))
         return self.fuse(ranked, interest), found
 
-    def chain(self, interests: Interests, items: Tensor, lengths: Tensor, *, noise: NoiseSource) -> Tensor:
-        """Refine all interests (Algorithm 2, lines 3 to 9): K queries over one history, in one chain.
+    def condition(self, interests: Interests, items: Tensor, lengths: Tensor) -> Any:
+        """What the denoiser may look at: the kept items of every interest, for any number of chains.
 
         Args:
             interests: vectors (B, K, D) and weights (B, K, L).
             items: (B, L, D) embedded histories.
             lengths: (B,) their real lengths.
+        """
+        return self.denoiser.prepare(items, kept_items(interests.weights, lengths, self.keep_ratio))
+
+    def chain(self, vectors: Tensor, condition: Any, *, noise: NoiseSource) -> Tensor:
+        """Refine all interests (Algorithm 2, lines 3 to 9): K queries over one history, in one chain.
+
+        Args:
+            vectors: (B, K, D) the interests.
+            condition: of :meth:`condition`.
             noise: draws of a row, in this order: the start's (K, D) where there is one, then the chain's.
 
         Returns:
             (B, K, D) z.
         """
-        vectors = interests.vectors
-        condition = self.denoiser.prepare(items, kept_items(interests.weights, lengths, self.keep_ratio))
         last = torch.full((len(vectors),), self.process.num_steps - 1, device=vectors.device)
         start = self.process.sample(vectors, last, noise=noise if self.start_noise else ZeroNoise()).x_t
         return self.fuse(self.sampler(self.denoiser, start, condition, noise=noise), vectors)

@@ -84,6 +84,8 @@ def row_chunks(lengths: Tensor) -> list[Tensor]:
     """Row numbers in order of length (B,), in chunks of INFERENCE_TOKENS tokens; one chunk on an accelerator."""
     if lengths.device.type != "cpu":
         return [torch.arange(lengths.shape[0], device=lengths.device)]
+    if len(lengths) == 1:
+        return [torch.zeros(1, dtype=torch.int64)]
     order = torch.argsort(lengths, stable=True)
     chunk = ((lengths[order] + 1).cumsum(0) - 1) // INFERENCE_TOKENS
     return [order[chunk == number] for number in chunk.unique()]  # a long row may skip numbers

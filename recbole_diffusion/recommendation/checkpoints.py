@@ -13,6 +13,7 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config_keys import drop_stale_choice
 from recbole_diffusion.data.loading import prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
@@ -25,6 +26,7 @@ from recbole_diffusion.training.checkpoint import (
     unpack_random_state,
 )
 from recbole_diffusion.training.item_catalogue import ITEMS_FILE, ItemCatalogue, NeedsTrainingData
+from recbole_diffusion.training.reverse_steps_choice import refuse_open_choice
 from recbole_diffusion.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -94,8 +96,11 @@ def _settings(
         overrides["data_path"] = str(data_path)
     if device is not None:
         overrides.update(_device_keys(device))
+    drop_stale_choice(values, overrides)
     run = stored.facts["config"]
-    return RunConfig(run["model"], run["dataset"], (), overrides.over(values, str(path)))
+    settings = RunConfig(run["model"], run["dataset"], (), overrides.over(values, str(path)))
+    refuse_open_choice(settings, path)
+    return settings
 
 
 def _device_keys(device: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from recbole_diffusion.errors import UserError
 
 Unknown = Literal["drop", "error"]
 UNKNOWN: tuple[Unknown, ...] = ("drop", "error")
+FEW_TOKENS = 64  # looked up one by one: a column costs more to prepare
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,19 @@ class ItemIds:
         """Ids (N,) int64 of a column of text or whole numbers without nulls; 0 where there is no such item."""
         if not len(tokens):
             return np.zeros(0, dtype=np.int64)
+        if len(tokens) <= FEW_TOKENS:
+            return np.array([self._one(name) for name in tokens.cast(pyarrow.string()).to_pylist()], dtype=np.int64)
         if not pyarrow.types.is_dictionary(tokens.type):
             tokens = pyarrow.compute.dictionary_encode(tokens)
         names = tokens.dictionary.cast(pyarrow.string()).to_numpy(zero_copy_only=False)
         ids = self._index.get_indexer(names).astype(np.int64) + 1
         return ids[tokens.indices.to_numpy(zero_copy_only=False)]
+
+    def _one(self, token: str) -> int:
+        try:
+            return int(self._index.get_loc(token)) + 1
+        except KeyError:
+            return 0
 
 
 def token_lists(histories: Iterable[Sequence[Any]]) -> pyarrow.Array:

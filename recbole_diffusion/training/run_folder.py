@@ -7,6 +7,7 @@ best/model.safetensors  weights of the best validation; best/model.json says the
 best/items.parquet      the items of the data, for recommending without them
 last/checkpoint.state   weights, optimiser, scheduler and generators at the end of the last epoch, to resume from
 per_user/               valid.parquet and test.parquet: results row by row, with save_per_user
+reverse_steps.json      with reverse_steps: auto: validation metric by number of steps, as far as it is measured
 result.json             metrics, data fingerprint, versions, wall time, device
 loggers.json            with loggers: where each one logs, and the last epoch that it has
 """
@@ -134,6 +135,11 @@ class RunFolder:
         return self.path / "per_user" / f"{split}.parquet"
 
     @property
+    def reverse_steps(self) -> Path:
+        """What the choice of reverse steps has measured."""
+        return self.path / "reverse_steps.json"
+
+    @property
     def result(self) -> Path:
         """The result."""
         return self.path / "result.json"
@@ -155,6 +161,11 @@ class RunFolder:
         """Write loggers.json."""
         if self.writes:
             write_text_atomically(self.loggers, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+    def read_config(self) -> dict[str, Any]:
+        """What config.yaml holds."""
+        values: dict[str, Any] = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        return values
 
     def write_config(self, values: Mapping[str, Any]) -> None:
         """Write config.yaml."""

@@ -139,6 +139,7 @@ def _train_part(
             session.train(callback_fn=after)
         except _PartEnds:
             return session
+        session.choose_reverse_steps()
         session.test()
         return session
 

@@ -57,6 +57,7 @@ def test_best(plan: TrialPlan, values: Mapping[str, Any], path: str) -> dict[str
             trainer.eval_collector.data_collect(session.train_data)
             trainer.load_best()
             session.valid_result = dict(trainer.best_valid_result or {})
+            session.choose_reverse_steps()
             session.test()
             session.finish()
         return {

@@ -159,5 +159,6 @@ def _run(job: Job, exchange: Exchange, rank: int) -> None:
 
         again = job.resume or folder.last.is_file()
         session.train(resume=again, callback_fn=report, written_config=job.written_config)
+        session.choose_reverse_steps()
         session.test()
         session.finish()

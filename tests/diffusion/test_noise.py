@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
+from recbole_diffusion import counter_streams
 from recbole_diffusion.diffusion.noise import GlobalNoise, RowNoise, ZeroNoise
 
 
@@ -158,6 +159,24 @@ def test_numbers_are_standard_normal_and_rows_and_seeds_uncorrelated() -> None:
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_few_numbers_are_mixed_as_many_are() -> None:
+    """SplitMix64's finaliser by Python's integers, for a few numbers and for many at once."""
+    z = torch.randint(-(2**63), 2**63 - 1, (counter_streams._FEW + 1,), generator=torch.Generator().manual_seed(4))
+
+    def finalised(number: int) -> int:
+        value, mask = number & (2**64 - 1), 2**64 - 1
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
+        value ^= value >> 31
+        return value - 2**64 if value >> 63 else value
+
+    expected = [finalised(number) for number in z.tolist()]
+    assert counter_streams.mix(z.clone()).tolist() == expected
+    assert counter_streams.mix(z[:5].clone()).tolist() == expected[:5]
+    table = z[:6].clone().view(2, 3)
+    assert counter_streams.mix(table[:, ::2]).flatten().tolist() == [expected[i] for i in (0, 2, 3, 5)]
 
 
 def test_wrong_shapes_are_refused() -> None:

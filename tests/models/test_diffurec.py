@@ -281,7 +281,7 @@ def test_gru_reads_the_order() -> None:
         ({"noise_schedule": "eq14"}, "eq14_a"),
         ({"step_sampler": "unifrom"}, "uniform"),
         ({"noise": "gausian"}, "use gaussian"),
-        ({"reverse_sampler": "ddim"}, "use grid"),
+        ({"reverse_sampler": "dim"}, "use grid, ddpm, ddim, dpm_solver_pp"),
         ({"mask_mode": "none"}, "mask_mode"),
         ({"reverse_noise": "sqrt"}, "reverse_noise"),
         ({"lambda_std": -1.0}, "lambda_std"),

@@ -213,8 +213,9 @@ def test_in_training_every_padding_token_has_a_dropout_of_its_own() -> None:
 def test_a_prepared_history_gives_the_same(queries: str, stack: str) -> None:
     model = small_model(cross_attention_queries=queries, stack=stack, lambda_mean=0.5, lambda_std=0.0)
     batch = interaction(ROWS, TARGETS)
-    condition = model.condition(batch["item_id_list"], batch["item_length"])
-    prepared = model.denoiser.prepare(condition)
+    with torch.no_grad():
+        condition = model.condition(batch["item_id_list"], batch["item_length"])
+        prepared = model.denoiser.prepare(condition)
     assert model.denoiser.prepare(prepared) is prepared
     x_t, t = torch.randn(len(ROWS), 16), torch.full((len(ROWS),), 3)
     with torch.no_grad():

@@ -389,7 +389,11 @@ def test_items_that_are_pruned_do_not_reach_the_restored_interest() -> None:
         moved = items.clone()
         moved[0, pruned] += 100.0
         chain = [
-            model.refinement.chain(interests, tokens, batch["item_length"], noise=ZeroNoise())
+            model.refinement.chain(
+                interests.vectors,
+                model.refinement.condition(interests, tokens, batch["item_length"]),
+                noise=ZeroNoise(),
+            )
             for tokens in (items, moved)
         ]
     torch.testing.assert_close(chain[1], chain[0], rtol=0, atol=0)

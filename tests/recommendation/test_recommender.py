@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.recommendation.histories import FEW_TOKENS, ItemIds
 from recbole_diffusion.recommendation.recommender import Recommender
 from recbole_diffusion.training.item_catalogue import ItemCatalogue, NeedsTrainingData
 
@@ -92,6 +94,16 @@ def test_unknown_items_are_left_out_and_counted(trained: Train) -> None:
     assert recommender.recommend([], 4).items == []
     with pytest.raises(UserError, match=r"row 2 has the item 'no', which the run does not know"):
         recommender.recommend([["i1"], ["no"]], 4, unknown_items="error")
+
+
+def test_few_tokens_are_looked_up_as_many_are() -> None:
+    ids = ItemIds(np.array(["[PAD]", "a", "7", "b"], dtype=object))
+    tokens, expected = ["b", "no", "a", "7", "a"], [3, 0, 1, 2, 1]
+    times = FEW_TOKENS // len(tokens) + 1
+    for kind in (pyarrow.string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())):
+        assert ids.of(pyarrow.array(tokens, kind)).tolist() == expected
+        assert ids.of(pyarrow.array(tokens * times, kind)).tolist() == expected * times
+    assert ids.of(pyarrow.array([7, 8])).tolist() == [2, 0]
 
 
 def test_fewer_items_than_asked_for(trained: Train, small_data: Path) -> None:

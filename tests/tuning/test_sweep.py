@@ -223,3 +223,28 @@ def test_optuna_and_time_budget(ray_cluster: str, small_data: Path, tmp_path: Pa
         max_concurrent=1, time_budget="10m",
     )  # fmt: skip
     assert len(result.trials) == 3
+
+
+@pytest.mark.slow
+def test_the_best_trial_alone_chooses_its_reverse_steps(ray_cluster: str, small_data: Path, tmp_path: Path) -> None:
+    keys = {
+        "hidden_size": 16,
+        "n_layers": 1,
+        "n_heads": 2,
+        "num_steps": 4,
+        "lambda_mean": 0.5,
+        "epochs": 1,
+        "eval_step": 1,
+        "reverse_steps": "auto",
+        "use_gpu": False,
+    }
+    space = {"learning_rate": {"choice": [1e-3, 1e-2]}}
+    result = tune("DiffuRec", "small", space, keys, data_path=small_data, storage_path=tmp_path, num_trials=2)
+    facts = json.loads((result.folder / "best_run" / "result.json").read_text())
+    choice = facts["reverse_steps_choice"]
+    stored = json.loads((result.folder / "best_run" / "best" / "model.json").read_text())
+    assert stored["config"]["reverse_steps_chosen"] == choice["chosen"] and set(choice["measured"]) >= {"1", "4"}
+    assert not list(result.folder.glob("trial_*/**/reverse_steps.json"))
+    again = repeat(result.folder, output=tmp_path / "again", show_progress=False)
+    assert again.same_weights and again.same_valid and again.same_test
+    assert again.result.reverse_steps_choice == choice

@@ -148,3 +148,17 @@ def test_a_bug_keeps_its_traceback_and_is_not_tried_again(ray_here: None, small_
         run(small_data, tmp_path, "tests.workers.own_models:Broken", num_workers=2)
     (folder,) = tmp_path.iterdir()
     assert "start again" not in (folder / "run.log").read_text()
+
+
+@pytest.mark.slow
+def test_workers_choose_reverse_steps_together(ray_here: None, small_data: Path, tmp_path: Path) -> None:
+    keys = {"reverse_steps": "auto", "reverse_steps_tolerance": 0.0, "lambda_mean": 0.5, "lambda_std": 0.0}
+    alone = run(small_data, tmp_path / "alone", **keys).reverse_steps_choice
+    result = run(small_data, tmp_path / "together", num_workers=2, **keys)
+    together = result.reverse_steps_choice
+    assert alone is not None and together is not None and together["chosen"] == alone["chosen"]
+    assert together["measured"] == pytest.approx(alone["measured"], abs=1e-5)
+    stored = json.loads((result.folder / "best" / "model.json").read_text())
+    assert stored["config"]["reverse_steps_chosen"] == together["chosen"]
+    tested = recbole_diffusion.evaluate(result.folder, {"num_workers": 1}, output=tmp_path / "again").test_result
+    assert tested == pytest.approx(result.test_result, abs=1e-5)
