@@ -213,6 +213,24 @@ def read_recbole_checkpoints() -> None:
             vars(module)["torch"] = _TorchForRecBole("torch")
 
 
+def import_model(module_name: str) -> Any:
+    """Import the module of one of RecBole's models; torch's anomaly detection stays as it was.
+
+    SINE's module turns it on when it is imported: every later model of the process is then checked for NaN in each
+    operation and trains at a fraction of its speed.
+
+    Raises:
+        ModuleNotFoundError: the model needs a package that is not installed.
+    """
+    import torch
+
+    detects, checks = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    try:
+        return importlib.import_module(module_name)
+    finally:
+        torch.autograd.set_detect_anomaly(detects, checks)
+
+
 def apply_patches() -> None:
     """Check the installed packages and apply every patch. Safe to call again; never called at import.
 

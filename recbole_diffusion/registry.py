@@ -246,7 +246,7 @@ def resolve_model(name: str | type) -> ModelEntry:
     modules = _recbole_modules()
     if name in modules:
         try:
-            module = importlib.import_module(modules[name])
+            module = compat.import_model(modules[name])
         except ModuleNotFoundError as error:
             raise UserError(f"model '{name}' needs the package '{error.name}', which is not installed") from error
         compat.read_recbole_checkpoints()

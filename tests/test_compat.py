@@ -228,6 +228,19 @@ def test_recbole_s_trainer_logs_nowhere(tmp_path: Path, monkeypatch: pytest.Monk
 # ---- packages ----
 
 
+def test_a_model_of_recbole_leaves_anomaly_detection_as_it_was() -> None:
+    code = (
+        "import torch, importlib, recbole_diffusion.registry as r\n"
+        "r.resolve_model('SINE')\n"
+        "print(torch.is_anomaly_enabled())\n"
+        "import sys; del sys.modules['recbole.model.sequential_recommender.sine']\n"
+        "importlib.import_module('recbole.model.sequential_recommender.sine')\n"
+        "print(torch.is_anomaly_enabled())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]  # the second is why
+
+
 def test_the_installed_packages_pass() -> None:
     compat.check_packages()
     assert importlib.metadata.version("recbole") == compat.RECBOLE_VERSION

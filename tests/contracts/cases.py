@@ -201,6 +201,9 @@ RECBOLE: list[Case] = [
     _recbole(
         "RepeatNet", *_HIDDEN,
         left_out={"padding": _WIDTH, "bf16": "RecBole's code scatters numbers of one type into another"},
+        without_gradient=dict.fromkeys(
+            ("*.Ve.bias", "*.Vr.bias", "*.Vre.bias"), "a constant before a softmax: zero, but for rounding"
+        ),
     ),
     _recbole("SASRec", *_TRANSFORMER, **_CE),
     _recbole("SASRecCPR", *_TRANSFORMER, reranker_CAN_NUM=10, left_out=_CPR_LEFT_OUT, without_gradient=_CPR_UNUSED),
