@@ -1,0 +1,225 @@
+"""An index is built, and turned up until it finds what exact retrieval finds.
+
+    recall@k = mean over queries of  |items found that score at least as high as the k-th best|  /  k
+
+(of k, or of all items where there are fewer; items of equal score count for each other). It is measured with real
+queries, through the search that later answers. As long as it is below what is asked, the parameter of the search rises
+that helps more, by a quarter to a half; at their bounds a better index is built, once; below even then, building fails.
+
+Shapes: V items (0 is padding), D embedding, Q queries, K user vectors a query.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_diffusion.errors import UserError
+from recbole_diffusion.evaluation.ranking import RankedRows
+from recbole_diffusion.models.base import Score
+from recbole_diffusion.retrieval.exact import ExactSearch
+from recbole_diffusion.retrieval.faiss_search import FaissSearch
+from recbole_diffusion.retrieval.index_kinds import (
+    BUILDS,
+    TRAINING_VECTORS,
+    IndexSettings,
+    Space,
+    import_faiss,
+    kind_for,
+    settings_for,
+)
+
+logger = logging.getLogger(__name__)
+
+ADDED_AT_ONCE = 8192
+STEPS = {"efSearch": 1.25, "nprobe": 1.5, "candidates": 1.5}  # by which a parameter rises
+
+
+@dataclass(frozen=True)
+class IndexRequest:
+    """What is asked of an index.
+
+    Attributes:
+        kind: auto, flat, hnsw or ivfpq.
+        recall: what share of exact retrieval's items it must find, 0 to 1.
+        at: k, among how many.
+        queries: Q at most.
+        seed: of what is drawn.
+        threads: that build it; None is torch's number. A graph that several threads build differs from run to run.
+        show_progress: progress bars.
+    """
+
+    kind: str = "auto"
+    recall: float = 0.98
+    at: int = 20
+    queries: int = 1000
+    seed: int = 2023
+    threads: int | None = None
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        kind_for(self.kind, 1)
+        if not 0 < self.recall <= 1:
+            raise UserError(f"recall is {self.recall}; it must be above 0 and at most 1, such as 0.98")
+        for name in ("at", "queries", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{'recall_at' if name == 'at' else name} is {value}; it must be 1 or more")
+
+
+@dataclass(frozen=True)
+class BuiltIndex:
+    """An index, and what it came to.
+
+    Attributes:
+        search: it searches.
+        recall: that was measured.
+        queries: Q.
+        seconds: to build it, without measuring.
+        measuring_seconds: to measure recall, exact retrieval's part included.
+        threads: that built it.
+        attempts: how often it was built.
+    """
+
+    search: FaissSearch
+    recall: float
+    queries: int
+    seconds: float
+    measuring_seconds: float
+    threads: int
+    attempts: int
+
+
+def build_index(items: Tensor, score: Score, queries: Tensor, request: IndexRequest) -> BuiltIndex:
+    """An index of items that reaches the recall that is asked for.
+
+    Args:
+        items: (V, D), row 0 padding.
+        score: how vectors are compared.
+        queries: (Q, K, D) user vectors that recall is measured with.
+        request: what is asked for.
+
+    Raises:
+        UserError: the recall is not reached; faiss is not installed.
+    """
+    import_faiss()
+    exact_items = items.detach().cpu().float()
+    n_items = len(exact_items) - 1
+    kind = kind_for(request.kind, n_items)
+    threads = request.threads or torch.get_num_threads()
+    at = min(request.at, n_items)
+    began = time.perf_counter()
+    truth = ExactSearch(exact_items, score).search(queries.cpu().float(), at)
+    measuring = time.perf_counter() - began
+    space = Space(score)
+    vectors = space.of(exact_items[1:].numpy())
+    seconds = 0.0
+    search, reached = None, 0.0
+    for attempt in range(BUILDS[kind]):
+        settings = settings_for(kind, n_items, vectors.shape[1], attempt)
+        began = time.perf_counter()
+        index = _made(vectors, settings, space, request.seed, threads, request.show_progress)
+        seconds += time.perf_counter() - began
+        search = FaissSearch(index, exact_items, score, settings, space, at)
+        began = time.perf_counter()
+        reached = turn_up(settings, functools.partial(_measured, search, queries, truth), request.recall)
+        measuring += time.perf_counter() - began
+        if reached >= request.recall:
+            return BuiltIndex(search, reached, len(queries), seconds, measuring, threads, attempt + 1)
+        logger.info("%s with %s finds %.4f of %s@%d", kind, settings.build, reached, "exact", at)
+    raise UserError(
+        f"the {kind} index finds {reached:.4f} of the {at} best items with {settings.search}, which is as far as it goes, "
+        f"and recall is {request.recall}; lower --recall, or take another --kind"
+    )
+
+
+def turn_up(settings: IndexSettings, measure: Callable[[], float], wanted: float) -> float:
+    """Raise the parameters of the search until a recall is reached, or they are at their bounds; the recall then."""
+    reached = measure()
+    while reached < wanted:
+        risen = {}
+        for name, value in settings.search.items():
+            more = min(settings.most[name], max(value + 1, round(value * STEPS[name])))
+            if more > value:
+                settings.search[name] = more
+                risen[name] = (measure(), more)
+                settings.search[name] = value
+        if not risen:
+            break
+        best = max(risen, key=lambda name: risen[name][0])
+        reached, settings.search[best] = risen[best]
+    return reached
+
+
+def _measured(search: FaissSearch, queries: Tensor, truth: RankedRows) -> float:
+    return recall_of(search.search(queries, truth.items.shape[1]), truth)
+
+
+def recall_of(found: RankedRows, truth: RankedRows) -> float:
+    """Share of the best items (Q, k) that were found, mean over queries; equal scores count for each other."""
+    real = truth.items > 0
+    worst = np.where(real, truth.scores, np.inf).min(1, keepdims=True)
+    least = worst - 1e-5 * np.maximum(1e-12, np.abs(worst))  # scores of other products differ in their last bits
+    hits = ((found.items > 0) & (found.scores >= least)).sum(1)
+    counts = real.sum(1)
+    return float(np.mean(np.minimum(hits, counts)[counts > 0] / counts[counts > 0]))
+
+
+def _made(
+    vectors: np.ndarray, settings: IndexSettings, space: Space, seed: int, threads: int, show_progress: bool
+) -> Any:
+    """An index of vectors (n, W)."""
+    faiss = import_faiss()
+    width = vectors.shape[1]
+    metric = faiss.METRIC_INNER_PRODUCT if space.by_product else faiss.METRIC_L2
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(threads)
+    try:
+        if settings.kind == "flat":
+            index = faiss.IndexFlat(width, metric)
+        elif settings.kind == "hnsw":
+            index = faiss.IndexHNSWFlat(width, settings.build["M"], metric)
+            index.hnsw.efConstruction = settings.build["efConstruction"]
+            index.hnsw.rng = faiss.RandomGenerator(seed)
+        else:
+            coarse = faiss.IndexFlat(width, metric)
+            lists, codes = settings.build["nlist"], settings.build["m"]
+            index = faiss.IndexIVFPQFastScan(coarse, width, lists, codes, 4, metric)
+            index.cp.seed = index.pq.cp.seed = seed
+            index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
+            sample = np.random.default_rng(seed).permutation(len(vectors))[:TRAINING_VECTORS]
+            index.train(vectors[np.sort(sample)])
+        with _bar(f"build {settings.kind} index", len(vectors), show_progress) as bar:
+            for begin in range(0, len(vectors), ADDED_AT_ONCE):
+                part = vectors[begin : begin + ADDED_AT_ONCE]
+                index.add(part)
+                bar.update(len(part))
+    finally:
+        faiss.omp_set_num_threads(before)
+    return index
+
+
+def _bar(description: str, total: int, show: bool) -> Any:
+    """A progress bar with rate and remaining time; a line every half minute where there is no terminal."""
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=total,
+        desc=description,
+        unit=" items",
+        unit_scale=True,
+        mininterval=interval,
+        leave=False,
+        disable=not show,
+        file=sys.stderr,
+    )
