@@ -30,7 +30,7 @@ import pyarrow.parquet
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.recommendation.histories import is_list_type, is_token_type
 from recbole_diffusion.recommendation.history_tables import KINDS, TIME, HistoryTable, kind_of, open_table
-from recbole_diffusion.recommendation.history_text import SEPARATOR
+from recbole_diffusion.recommendation.history_text import SEPARATOR, separator_of
 
 logger = logging.getLogger(__name__)
 
@@ -240,6 +240,30 @@ class HistoryFile:
                 yield _lists(table.slice(0, int(begins[-1])), begins[:-1])
         if open_user is not None:
             yield _lists(open_user, np.zeros(1, dtype=np.int64))
+
+
+def read_histories(path: Path, config: Any, separator: str, most: int) -> list[list[str]]:
+    """Histories of the first rows of a file or folder, `most` of them.
+
+    Args:
+        path: one row a user.
+        config: a run's keys, which name the columns.
+        separator: between the items of a history that is text.
+        most: how many.
+
+    Raises:
+        UserError: the file cannot be read, or has one row an interaction.
+    """
+    fields = HistoryFields(*(config[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")))
+    source = HistoryFile(path, fields, separator_of(separator))
+    if not source.lists:
+        raise UserError(f"{path} has one row an interaction; give histories, one row a user, in a column {fields.history}")
+    found: list[list[str]] = []
+    for _, table in source._batches():
+        found += [[str(item) for item in row or ()] for row in table.column(1).to_pylist()]
+        if len(found) >= most:
+            break
+    return found[:most]
 
 
 def _files(path: Path) -> list[Path]:
