@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from recbole.utils import init_seed
 
+import recbole_diffusion
 from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.data.item_titles import titles_of_items
 from recbole_diffusion.data.loading import prepare_loaders
@@ -78,6 +79,7 @@ def open_model(
     """
     path = checkpoint_file(checkpoint)
     stored = read_checkpoint(path)
+    _refuse_other_versions(stored, path)
     settings = _settings(stored, path, data_path, device, config)
     built = _build_of_items(settings, stored, path)
     if built is None:
@@ -85,6 +87,28 @@ def open_model(
     model, tokens, titles = built
     load_model(model, stored, path)
     return OpenedModel(model.to(settings["device"]).eval(), settings, tokens, path, titles)
+
+
+def _refuse_other_versions(stored: Checkpoint, path: Path) -> None:
+    """Refuse a header without what is read of it, as another version of this package may have written it.
+
+    Raises:
+        UserError: names what is missing, and the versions.
+    """
+    config, data = stored.facts.get("config"), stored.facts.get("data")
+    missing = None
+    if not isinstance(config, dict) or not {"model", "dataset"} <= set(config):
+        missing = "config"
+    elif data is not None and not (isinstance(data, dict) and {"ids", "users"} <= set(data)):
+        missing = "data"
+    if missing:
+        versions = stored.facts.get("versions")
+        written = versions.get("recbole_diffusion") if isinstance(versions, dict) else None
+        here = recbole_diffusion.__version__
+        remedy = f"it was written by version {written}; load it with that one, or train the run again"
+        if written in (None, here):
+            remedy = "it is damaged; give another checkpoint, or train the run again"
+        raise UserError(f"{path} has no '{missing}' in its header that version {here} can read: {remedy}")
 
 
 def _settings(

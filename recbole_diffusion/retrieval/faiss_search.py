@@ -6,8 +6,9 @@ So scores and their order are those of exact retrieval; only which items are loo
 row are searched one by one, and an item scores by the best of them: an item among the row's k best is among the k best
 of the vector that it scores highest with, so nothing is lost by that.
 
-What a row leaves out is asked for on top (k + number of items left out); a row for which too few remain is asked again
-for twice as many, and one for which that would be a good part of the catalogue is ranked exactly. Items that were added
+At least as many items are asked for as the recall was measured at, and on top what a row leaves out; a
+row for which too few remain is asked again for twice as many, and one for which that is half of the catalogue is ranked
+exactly. Items that were added
 after the index was built are scored exactly for every row.
 
 Shapes: B rows, K user vectors a row, V items (0 is padding), D embedding, k cut-off, F items asked for.
@@ -38,7 +39,7 @@ class FaissSearch:
         score: how vectors are compared: dot, neg_sq_dist or cosine.
         settings: how the index is searched.
         space: how it compares vectors.
-        depth: the k at which the settings reach their recall; a larger k searches more widely.
+        depth: the k at which the settings reach their recall; a larger one searches more widely.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class FaissSearch:
         items = np.zeros((rows, k), dtype=np.int32)
         scores = np.full((rows, k), -np.inf, dtype=np.float32)
         wanted = np.minimum(k, len(self.items) - 1 - left_out.counts)
-        ask = k + left_out.counts + MARGIN
+        ask = max(k, self.depth) + left_out.counts + MARGIN
         waiting = np.arange(rows)
         while len(waiting):
             exactly = ask[waiting] * 2 > self.indexed if self.settings.kind != "flat" else ask[waiting] < 0
@@ -89,11 +90,13 @@ class FaissSearch:
 
     def _candidates(self, users: Tensor, k: int, ask: int) -> list[np.ndarray]:
         """Ids that the index finds for some rows (b, K, D), `ask` for each vector; items added later among them."""
-        rows, vectors, _ = users.shape
+        rows = len(users)
         queries = self.space.of(users.flatten(0, 1).numpy())
         found = self.find(queries, k, ask).reshape(rows, -1) + 1
         added = np.arange(self.indexed + 1, len(self.items))
-        return [np.concatenate((_different(line), added)) if len(added) else _different(line) for line in found]
+        alone = users.shape[1] == 1  # one vector finds no item twice
+        lines = [np.sort(line[line > 0]) if alone else _different(line) for line in found]
+        return [np.concatenate((line, added)) for line in lines] if len(added) else lines
 
     def add(self, vectors: Tensor) -> None:
         """See :meth:`~recbole_diffusion.retrieval.exact.ItemSearch.add`; they are searched exactly."""
@@ -110,15 +113,16 @@ class FaissSearch:
         """
         self._faiss.omp_set_num_threads(torch.get_num_threads())
         wider = max(1.0, k / self.depth)
-        search = self.settings.search
-        parameters = None
+        more = max(0, ask - max(k, self.depth) - MARGIN)
+        search, parameters = self.settings.search, None
         if self.settings.kind == "hnsw":
-            effort = round(search["efSearch"] * wider) + max(0, ask - k - MARGIN)
-            parameters = self._faiss.SearchParametersHNSW(efSearch=max(effort, ask))
+            ask = max(ask, round(search["efSearch"] * wider) + more)  # it has looked at them anyhow
+            parameters = self._faiss.SearchParametersHNSW(efSearch=ask)
         elif self.settings.kind == "ivfpq":
+            ask = max(ask, round(search["candidates"] * wider) + more)
             probes = min(self.settings.build["nlist"], round(search["nprobe"] * wider))
-            parameters = self._faiss.SearchParametersIVF(nprobe=probes)
-            ask *= search["candidates"]
+            lists = self._faiss.SearchParametersIVF(nprobe=probes)
+            parameters = self._faiss.SearchParametersPreTransform(index_params=lists)
         _, places = self.index.search(queries, min(ask, self.indexed), params=parameters)
         return np.asarray(places, dtype=np.int64)
 

@@ -3,8 +3,9 @@
     recall@k = mean over queries of  |items found that score at least as high as the k-th best|  /  k
 
 (of k, or of all items where there are fewer; items of equal score count for each other). It is measured with real
-queries, through the search that later answers. As long as it is below what is asked, the parameter of the search rises
-that helps more, by a quarter to a half; at their bounds a better index is built, once; below even then, building fails.
+queries, through the search that later answers. As long as it is below what is asked, a parameter of the search rises; at
+their bounds a better index is built; below even with the best one, building fails. For ivfpq the two parameters are
+weighed first: of all pairs that reach the recall, the one that reads the fewest bytes.
 
 Shapes: V items (0 is padding), D embedding, Q queries, K user vectors a query.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -27,10 +29,12 @@ from tqdm import tqdm
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.ranking import RankedRows
 from recbole_diffusion.models.base import Score
+from recbole_diffusion.retrieval.code_space import code_maps
 from recbole_diffusion.retrieval.exact import ExactSearch
 from recbole_diffusion.retrieval.faiss_search import FaissSearch
 from recbole_diffusion.retrieval.index_kinds import (
     BUILDS,
+    CANDIDATE_BYTES,
     TRAINING_VECTORS,
     IndexSettings,
     Space,
@@ -42,7 +46,8 @@ from recbole_diffusion.retrieval.index_kinds import (
 logger = logging.getLogger(__name__)
 
 ADDED_AT_ONCE = 8192
-STEPS = {"efSearch": 1.25, "nprobe": 1.5, "candidates": 1.5}  # by which a parameter rises
+QUERIES_AT_ONCE = 64
+STEPS = {"efSearch": 1.25, "nprobe": 1.25, "candidates": 1.1}  # by which a parameter rises
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ def build_index(items: Tensor, score: Score, queries: Tensor, request: IndexRequ
     Args:
         items: (V, D), row 0 padding.
         score: how vectors are compared.
-        queries: (Q, K, D) user vectors that recall is measured with.
+        queries: (Q, K, D) user vectors that recall is measured with; for ivfpq every other one of them, since its codes
+            are made for the rest.
         request: what is asked for.
 
     Raises:
@@ -119,6 +125,9 @@ def build_index(items: Tensor, score: Score, queries: Tensor, request: IndexRequ
     kind = kind_for(request.kind, n_items)
     threads = request.threads or torch.get_num_threads()
     at = min(request.at, n_items)
+    learned = queries
+    if kind == "ivfpq" and len(queries) > 1:  # codes are made for queries; recall is measured with others
+        learned, queries = queries[0::2], queries[1::2]
     began = time.perf_counter()
     truth = ExactSearch(exact_items, score).search(queries.cpu().float(), at)
     measuring = time.perf_counter() - began
@@ -129,10 +138,13 @@ def build_index(items: Tensor, score: Score, queries: Tensor, request: IndexRequ
     for attempt in range(BUILDS[kind]):
         settings = settings_for(kind, n_items, vectors.shape[1], attempt)
         began = time.perf_counter()
-        index = _made(vectors, settings, space, request.seed, threads, request.show_progress)
+        expected = space.of(learned.flatten(0, 1).cpu().numpy())
+        index = _made(vectors, expected, settings, space, request.seed, threads, request.show_progress)
         seconds += time.perf_counter() - began
         search = FaissSearch(index, exact_items, score, settings, space, at)
         began = time.perf_counter()
+        if kind == "ivfpq":
+            weigh(search, space.of(queries.flatten(0, 1).cpu().numpy()), truth, request.recall)
         reached = turn_up(settings, functools.partial(_measured, search, queries, truth), request.recall)
         measuring += time.perf_counter() - began
         if reached >= request.recall:
@@ -176,10 +188,68 @@ def recall_of(found: RankedRows, truth: RankedRows) -> float:
     return float(np.mean(np.minimum(hits, counts)[counts > 0] / counts[counts > 0]))
 
 
+def weigh(search: FaissSearch, asked: np.ndarray, truth: RankedRows, wanted: float) -> None:
+    """Set how many lists an ivfpq index looks into and how many candidates it scores, cheaply for the recall.
+
+    Every number of lists gives a place in the order of candidates to each item that is to be found, so one search tells
+    how many candidates a recall takes. The cheapest pair is kept; none is where the recall is not reached at the bounds.
+
+    Args:
+        search: through the index.
+        asked: (Q K, W) queries as the index compares them.
+        truth: (Q, k) what is to be found.
+        wanted: the recall.
+    """
+    settings, items = search.settings, search.indexed
+    most = dict(settings.most)
+    best: tuple[float, int, int] | None = None
+    probes = settings.build["nlist"]
+    while probes:
+        settings.search.update(nprobe=probes, candidates=most["candidates"])
+        places = np.sort(_places(search, asked, truth), axis=None)
+        needed = int(places[math.ceil(wanted * len(places)) - 1]) + 1
+        if needed > most["candidates"]:
+            break
+        read = items * settings.build["m"] / 2 * probes / settings.build["nlist"] + needed * CANDIDATE_BYTES
+        if best is not None and read > best[0]:
+            break
+        best = (read, probes, needed)
+        probes = probes * 3 // 4
+    settings.search.update(most)
+    if best is not None:
+        settings.search.update(nprobe=best[1], candidates=best[2])
+
+
+def _places(search: FaissSearch, asked: np.ndarray, truth: RankedRows) -> np.ndarray:
+    """Where the items to be found stand among the candidates of a query, the best of its K vectors: as many numbers as
+    there are such items, the number of items where one is not found."""
+    each = len(asked) // len(truth.items)
+    found = []
+    for begin in range(0, len(truth.items), QUERIES_AT_ONCE):
+        rows = truth.items[begin : begin + QUERIES_AT_ONCE]
+        part = asked[begin * each : (begin + len(rows)) * each]
+        lists = search.find(part, rows.shape[1], rows.shape[1]).reshape(len(rows), each, -1) + 1
+        for line, wanted in zip(lists, rows):
+            wanted = np.sort(wanted[wanted > 0])
+            place = np.full(len(wanted), search.indexed)
+            for of_vector in line:
+                inside = np.flatnonzero(np.isin(of_vector, wanted))
+                number = np.searchsorted(wanted, of_vector[inside])
+                place[number] = np.minimum(place[number], inside)
+            found.append(place)
+    return np.concatenate(found)
+
+
 def _made(
-    vectors: np.ndarray, settings: IndexSettings, space: Space, seed: int, threads: int, show_progress: bool
+    vectors: np.ndarray,
+    expected: np.ndarray,
+    settings: IndexSettings,
+    space: Space,
+    seed: int,
+    threads: int,
+    show_progress: bool,
 ) -> Any:
-    """An index of vectors (n, W)."""
+    """An index of vectors (n, W), for queries such as those expected (Q, W)."""
     faiss = import_faiss()
     width = vectors.shape[1]
     metric = faiss.METRIC_INNER_PRODUCT if space.by_product else faiss.METRIC_L2
@@ -193,18 +263,25 @@ def _made(
             index.hnsw.efConstruction = settings.build["efConstruction"]
             index.hnsw.rng = faiss.RandomGenerator(seed)
         else:
-            coarse = faiss.IndexFlat(width, metric)
+            sample = np.random.default_rng(seed).permutation(len(vectors))[:TRAINING_VECTORS]
+            learned = vectors[np.sort(sample)]
             lists, codes = settings.build["nlist"], settings.build["m"]
-            index = faiss.IndexIVFPQFastScan(coarse, width, lists, codes, 4, metric)
+            of_items, of_queries = code_maps(learned, expected if space.by_product else None, codes)
+            index = faiss.IndexIVFPQFastScan(faiss.IndexFlat(width, metric), width, lists, codes, 4, metric)
             index.cp.seed = index.pq.cp.seed = seed
             index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
-            sample = np.random.default_rng(seed).permutation(len(vectors))[:TRAINING_VECTORS]
-            index.train(vectors[np.sort(sample)])
+            index.train(learned @ of_items)
         with _bar(f"build {settings.kind} index", len(vectors), show_progress) as bar:
             for begin in range(0, len(vectors), ADDED_AT_ONCE):
                 part = vectors[begin : begin + ADDED_AT_ONCE]
-                index.add(part)
+                index.add(part if settings.kind != "ivfpq" else part @ of_items)
                 bar.update(len(part))
+        if settings.kind == "ivfpq":  # what is searched for goes through its own map
+            turn = faiss.LinearTransform(width, width, False)
+            faiss.copy_array_to_vector(np.ascontiguousarray(of_queries.T).ravel(), turn.A)
+            turn.is_trained = True
+            index = faiss.IndexPreTransform(turn, index)
+            index.ntotal = len(vectors)
     finally:
         faiss.omp_set_num_threads(before)
     return index

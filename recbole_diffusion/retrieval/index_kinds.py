@@ -2,8 +2,8 @@
 
     kind    faiss                 items                finds
     flat    IndexFlat             below 50,000         everything: a graph or codes would save little there
-    hnsw    IndexHNSWFlat         50,000 to 200,000    by a graph of neighbours; keeps the vectors, 8 M bytes an item beside them
-    ivfpq   IndexIVFPQFastScan    above                by codes of D / 4 bytes an item, in the lists nearest to the query
+    hnsw    IndexHNSWFlat         50,000 to 200,000    by a graph of neighbours; keeps the vectors and 8 M bytes an item
+    ivfpq   IndexIVFPQFastScan    above                by codes of D / 8 bytes an item, in the lists nearest to the query
 
 hnsw: Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small
 World graphs", TPAMI 2020; its graph is one of inner products for `dot` (Morozov, Babenko, "Non-metric similarity graphs
@@ -13,7 +13,7 @@ locality is not enough", VLDB 2015). Whatever a kind finds is scored anew with t
 the thresholds come from: docs/decisions/117-which-index.md.
 
 Shapes: V items, D embedding, W numbers of a vector as it is indexed (D, and zeros to a multiple of four), n vectors.
-"""  # noqa: E501 - a table
+"""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivfpq")
 FLAT_BELOW = 50_000
 HNSW_UP_TO = 200_000
 TRAINING_VECTORS = 65_536  # that lists and codes are learned from, at most
-BUILDS = {"flat": 1, "hnsw": 2, "ivfpq": 2}  # each better than the one before, until the recall is reached
+BUILDS = {"flat": 1, "hnsw": 2, "ivfpq": 3}  # each better than the one before, until the recall is reached
+CANDIDATE_BYTES = 8192  # of codes that are looked through in the time that one item is scored exactly, about
 
 
 @dataclass
@@ -76,8 +77,8 @@ def settings_for(kind: Kind, n_items: int, width: int, attempt: int = 0) -> Inde
 
     Returns:
         hnsw: `M` neighbours an item, `efConstruction` candidates when one is put in, `efSearch` when one is looked for.
-        ivfpq: `nlist` lists, `m` codes of four bits an item; `nprobe` lists that are looked into, `candidates` times as
-        many items scored exactly as are asked for.
+        ivfpq: `nlist` lists, `m` codes of four bits an item; `nprobe` lists that are looked into, `candidates` items
+        that are scored exactly: as many, at most, as cost less than codes twice as long.
     """
     if kind == "flat":
         return IndexSettings(kind, {})
@@ -85,11 +86,14 @@ def settings_for(kind: Kind, n_items: int, width: int, attempt: int = 0) -> Inde
         build = {"M": 32 << attempt, "efConstruction": 100 << attempt}
         return IndexSettings(kind, build, {"efSearch": 64}, {"efSearch": max(64, min(4096, n_items))})
     lists = 2 ** max(0, round(math.log2(math.sqrt(n_items) / 4)))
+    codes = min(width, width // 4 << attempt)
+    most = n_items * codes // 2 // CANDIDATE_BYTES if codes < width else n_items // 20
+    most = min(n_items, max(200, most))
     return IndexSettings(
         kind,
-        {"nlist": lists, "m": width // 2 << attempt},
-        {"nprobe": max(1, lists // 16), "candidates": 8},
-        {"nprobe": lists, "candidates": max(8, min(1024, n_items // 40))},
+        {"nlist": lists, "m": codes},
+        {"nprobe": lists, "candidates": most},
+        {"nprobe": lists, "candidates": most},
     )
 
 
