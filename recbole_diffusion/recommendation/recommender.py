@@ -107,12 +107,13 @@ class Recommender:
             raise UserError(f"retrieval is {retrieval!r}; it must be {' or '.join(RETRIEVAL)}")
         opened = open_model(checkpoint, data_path=data_path, device=device, config=config)
         made = cls(opened.model, opened.config, opened.tokens, opened.path, opened.titles)
+        items = None if added_items is None else checked_items(Path(added_items), made.config["ITEM_ID_FIELD"])
         if retrieval == "faiss":
             from recbole_diffusion.recommendation.run_index import use_index
 
-            use_index(made, stale=stale_index)
-        if added_items is not None:
-            made.add_items(*checked_items(Path(added_items), made.config["ITEM_ID_FIELD"]))
+            use_index(made, stale=stale_index, added=items)
+        elif items is not None:
+            made.add_items(*items)
         return made
 
     # items ------------------------------------------------------------------------------------------------------------

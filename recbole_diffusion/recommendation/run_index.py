@@ -29,6 +29,7 @@ from recbole_diffusion.training.item_catalogue import ITEMS_FILE, ItemCatalogue
 
 logger = logging.getLogger(__name__)
 
+Items = tuple[list[str], np.ndarray, "list[str | None] | None"]
 STALE = ("rebuild", "refuse")
 ROWS = 256  # histories whose user vectors are made at a time
 
@@ -47,13 +48,17 @@ def searched_by_vectors(recommender: Any) -> ItemSearch:
     return search
 
 
-def use_index(recommender: Any, *, stale: str = "rebuild", request: IndexRequest | None = None) -> dict[str, Any]:
+def use_index(
+    recommender: Any, *, stale: str = "rebuild", request: IndexRequest | None = None, added: Items | None = None
+) -> dict[str, Any]:
     """Let a recommender find items through the index of its run; what the index is.
 
     Args:
         recommender: it searches exactly so far.
         stale: what to do where the index is absent, damaged or of other vectors: `rebuild` or `refuse`.
         request: what is asked for where it is built.
+        added: tokens, vectors and titles of items that are added: those of an index that holds them, too, or searched
+            beside one that does not.
 
     Raises:
         UserError: that is refused, or building fails.
@@ -64,13 +69,19 @@ def use_index(recommender: Any, *, stale: str = "rebuild", request: IndexRequest
     search = searched_by_vectors(recommender)
     folder = IndexFolder.beside(recommender.checkpoint)
     try:
+        facts = folder.facts()
+        if added is not None and facts is not None and facts.get("items") == len(search.items) - 1 + len(added[0]):
+            recommender.add_items(*added)
+            added = None
         recommender.ranking.search, facts = folder.read(search.items, search.score)
-        return facts
     except UserError as error:
         if stale == "refuse":
             raise
         logger.info("%s; it is built now", str(error).partition("; recbole-diff")[0])
-    return build_run_index(recommender, request or IndexRequest())
+        facts = build_run_index(recommender, request or IndexRequest())
+    if added is not None:
+        recommender.add_items(*added)
+    return facts
 
 
 def build_run_index(

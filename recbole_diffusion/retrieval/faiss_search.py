@@ -27,6 +27,7 @@ from recbole_diffusion.models.base import Score
 from recbole_diffusion.retrieval.exact import ExactSearch, as_rows, candidate_scores
 from recbole_diffusion.retrieval.index_kinds import IndexSettings, Space, import_faiss
 
+ONE_BY_ONE = 11  # faiss's way through the lists for one query at a time; 0 lets it choose, for many
 MARGIN = 8  # items asked for beyond k, since items of almost equal scores may change places when scored anew
 
 
@@ -53,6 +54,7 @@ class FaissSearch:
         self.depth = depth
         self._exact = ExactSearch(self.items, score)
         self._faiss = import_faiss()
+        self._lists = self._faiss.downcast_index(index.index) if settings.kind == "ivfpq" else None
 
     @property
     def indexed(self) -> int:
@@ -123,6 +125,7 @@ class FaissSearch:
             probes = min(self.settings.build["nlist"], round(search["nprobe"] * wider))
             lists = self._faiss.SearchParametersIVF(nprobe=probes)
             parameters = self._faiss.SearchParametersPreTransform(index_params=lists)
+            self._lists.implem = ONE_BY_ONE if len(queries) == 1 else 0
         _, places = self.index.search(queries, min(ask, self.indexed), params=parameters)
         return np.asarray(places, dtype=np.int64)
 

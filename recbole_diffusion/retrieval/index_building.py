@@ -3,7 +3,7 @@
     recall@k = mean over queries of  |items found that score at least as high as the k-th best|  /  k
 
 (of k, or of all items where there are fewer; items of equal score count for each other). It is measured with real
-queries, through the search that later answers. As long as it is below what is asked, a parameter of the search rises; at
+queries, through the search that later answers. As long as it is below what is asked, and a margin, a parameter of the search rises; at
 their bounds a better index is built; below even with the best one, building fails. For ivfpq the two parameters are
 weighed first: of all pairs that reach the recall, the one that reads the fewest bytes.
 
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 ADDED_AT_ONCE = 8192
 QUERIES_AT_ONCE = 64
+MARGIN = 0.25  # of what may be missed, that is aimed at on top, since those who ask are others than those measured with
 STEPS = {"efSearch": 1.25, "nprobe": 1.25, "candidates": 1.1}  # by which a parameter rises
 
 
@@ -125,6 +126,7 @@ def build_index(items: Tensor, score: Score, queries: Tensor, request: IndexRequ
     kind = kind_for(request.kind, n_items)
     threads = request.threads or torch.get_num_threads()
     at = min(request.at, n_items)
+    aim = request.recall + MARGIN * (1 - request.recall)
     learned = queries
     if kind == "ivfpq" and len(queries) > 1:  # codes are made for queries; recall is measured with others
         learned, queries = queries[0::2], queries[1::2]
@@ -144,8 +146,8 @@ def build_index(items: Tensor, score: Score, queries: Tensor, request: IndexRequ
         search = FaissSearch(index, exact_items, score, settings, space, at)
         began = time.perf_counter()
         if kind == "ivfpq":
-            weigh(search, space.of(queries.flatten(0, 1).cpu().numpy()), truth, request.recall)
-        reached = turn_up(settings, functools.partial(_measured, search, queries, truth), request.recall)
+            weigh(search, space.of(queries.flatten(0, 1).cpu().numpy()), truth, aim)
+        reached = turn_up(settings, functools.partial(_measured, search, queries, truth), aim)
         measuring += time.perf_counter() - began
         if reached >= request.recall:
             return BuiltIndex(search, reached, len(queries), seconds, measuring, threads, attempt + 1)
@@ -181,7 +183,7 @@ def _measured(search: FaissSearch, queries: Tensor, truth: RankedRows) -> float:
 def recall_of(found: RankedRows, truth: RankedRows) -> float:
     """Share of the best items (Q, k) that were found, mean over queries; equal scores count for each other."""
     real = truth.items > 0
-    worst = np.where(real, truth.scores, np.inf).min(1, keepdims=True)
+    worst = np.where(real, truth.scores, np.finfo(np.float32).max).min(1, keepdims=True)
     least = worst - 1e-5 * np.maximum(1e-12, np.abs(worst))  # scores of other products differ in their last bits
     hits = ((found.items > 0) & (found.scores >= least)).sum(1)
     counts = real.sum(1)
