@@ -31,6 +31,7 @@ from markdown_tables import table
 from quality_runs import RawFileError, Run, published_values, read_json, read_run
 from quality_tables import render_comparison, render_quality
 from render_thousand_table import render_thousand
+from retrieval_speed_table import render_retrieval_speed
 from search_table import render_search
 from speed_multi_interest_table import render_speed_multi_interest
 from speed_table import render_speed
@@ -63,6 +64,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "search": render_search,
     "full_ranking": render_full_ranking,
     "render_thousand": render_thousand,
+    "retrieval_speed": render_retrieval_speed,
     "speed_diffurec": render_speed,
     "speed_multi_interest": render_speed_multi_interest,
     "speed_diffurecsys": render_speed,
