@@ -44,7 +44,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--items", type=int, default=1_000_000, help="(%(default)s)")
     parser.add_argument("--queries", type=int, default=2000, help="for building and timing together (%(default)s)")
     parser.add_argument("--k", type=int, default=20, help="items a query, and where recall is measured (%(default)s)")
-    parser.add_argument("--kind", default="auto", help="of index: auto, flat, hnsw, ivfpq (%(default)s)")
+    parser.add_argument("--kind", default="auto", help="of index: auto, flat, hnsw, pq, ivfpq (%(default)s)")
     parser.add_argument("--recall", type=float, default=AIMS["recall"], help="asked of the build (%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of every side (%(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each side (%(default)s)")
@@ -64,7 +64,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     if options.queries < 4:
         parser.error(f"--queries: got {options.queries}, needs 4 or more")
     if options.try_out:
-        options.items, options.queries, options.repeats, options.timed, options.kind = 3000, 60, 2, 10, "ivfpq"
+        options.items, options.queries, options.repeats, options.timed, options.kind = 3000, 60, 2, 10, "pq"
     elif options.checkpoint is None:
         parser.error("--checkpoint: give a run folder, or --try_out")
     return options

@@ -11,7 +11,7 @@ from recbole_diffusion.recommend_command import converted, messages, truth, whol
 
 OPTIONS: dict[str, str] = {
     "checkpoint": "RUN_FOLDER, whose best epoch is taken, or a checkpoint file",
-    "kind": "auto: by the number of items (default); flat, hnsw or ivfpq",
+    "kind": "auto: by the number of items (default); flat, hnsw, pq or ivfpq",
     "recall": "SHARE of exact retrieval's items that it must find (default: 0.98); not reached, it fails",
     "recall_at": "NUMBER of items that recall is measured at (default: 20)",
     "queries": "NUMBER of histories that recall is measured with, at most (default: 1000)",

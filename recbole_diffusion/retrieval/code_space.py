@@ -1,4 +1,4 @@
-"""Vectors turned so that short codes of them keep the scores: what an ivfpq index of inner products encodes.
+"""Vectors turned so that short codes of them keep the scores: what a pq or ivfpq index encodes.
 
 A code loses x . (e - e_hat), for the queries x that come; its mean square is (e - e_hat)^T C (e - e_hat) with C the
 queries' second moments. So with C = H H, items are encoded as H e and queries asked as H^-1 x: no score changes, and the

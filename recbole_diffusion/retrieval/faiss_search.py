@@ -25,7 +25,7 @@ from torch import Tensor
 from recbole_diffusion.evaluation.ranking import Pairs, RankedRows, by_row, top_items
 from recbole_diffusion.models.base import Score
 from recbole_diffusion.retrieval.exact import ExactSearch, as_rows, candidate_scores
-from recbole_diffusion.retrieval.index_kinds import IndexSettings, Space, import_faiss
+from recbole_diffusion.retrieval.index_kinds import CODED, IndexSettings, Space, import_faiss
 
 ONE_BY_ONE = 11  # faiss's way through the lists for one query at a time; 0 lets it choose, for many
 MARGIN = 8  # items asked for beyond k, since items of almost equal scores may change places when scored anew
@@ -120,8 +120,9 @@ class FaissSearch:
         if self.settings.kind == "hnsw":
             ask = max(ask, round(search["efSearch"] * wider) + more)  # it has looked at them anyhow
             parameters = self._faiss.SearchParametersHNSW(efSearch=ask)
-        elif self.settings.kind == "ivfpq":
+        elif self.settings.kind in CODED:
             ask = max(ask, round(search["candidates"] * wider) + more)
+        if self.settings.kind == "ivfpq":
             probes = min(self.settings.build["nlist"], round(search["nprobe"] * wider))
             lists = self._faiss.SearchParametersIVF(nprobe=probes)
             parameters = self._faiss.SearchParametersPreTransform(index_params=lists)

@@ -4,8 +4,8 @@
 
 (of k, or of all items where there are fewer; items of equal score count for each other). It is measured with real
 queries, through the search that later answers. As long as it is below what is asked, and a margin, a parameter of the search rises; at
-their bounds a better index is built; below even with the best one, building fails. For ivfpq the two parameters are
-weighed first: of all pairs that reach the recall, the one that reads the fewest bytes.
+their bounds a better index is built; below even with the best one, building fails. For pq and ivfpq
+they are weighed first: of all that reach the recall, those that read the fewest bytes.
 
 Shapes: V items (0 is padding), D embedding, Q queries, K user vectors a query.
 """
@@ -35,6 +35,7 @@ from recbole_diffusion.retrieval.faiss_search import FaissSearch
 from recbole_diffusion.retrieval.index_kinds import (
     BUILDS,
     CANDIDATE_BYTES,
+    CODED,
     TRAINING_VECTORS,
     IndexSettings,
     Space,
@@ -56,7 +57,7 @@ class IndexRequest:
     """What is asked of an index.
 
     Attributes:
-        kind: auto, flat, hnsw or ivfpq.
+        kind: auto, flat, hnsw, pq or ivfpq.
         recall: what share of exact retrieval's items it must find, 0 to 1.
         at: k, among how many.
         queries: Q at most.
@@ -113,8 +114,8 @@ def build_index(items: Tensor, score: Score, queries: Tensor, request: IndexRequ
     Args:
         items: (V, D), row 0 padding.
         score: how vectors are compared.
-        queries: (Q, K, D) user vectors that recall is measured with; for ivfpq every other one of them, since its codes
-            are made for the rest.
+        queries: (Q, K, D) user vectors that recall is measured with; for pq and ivfpq every other one of them, since
+            codes are made for the rest.
         request: what is asked for.
 
     Raises:
@@ -128,7 +129,7 @@ def build_index(items: Tensor, score: Score, queries: Tensor, request: IndexRequ
     at = min(request.at, n_items)
     aim = request.recall + MARGIN * (1 - request.recall)
     learned = queries
-    if kind == "ivfpq" and len(queries) > 1:  # codes are made for queries; recall is measured with others
+    if kind in CODED and len(queries) > 1:  # codes are made for queries; recall is measured with others
         learned, queries = queries[0::2], queries[1::2]
     began = time.perf_counter()
     truth = ExactSearch(exact_items, score).search(queries.cpu().float(), at)
@@ -145,7 +146,7 @@ def build_index(items: Tensor, score: Score, queries: Tensor, request: IndexRequ
         seconds += time.perf_counter() - began
         search = FaissSearch(index, exact_items, score, settings, space, at)
         began = time.perf_counter()
-        if kind == "ivfpq":
+        if kind in CODED:
             weigh(search, space.of(queries.flatten(0, 1).cpu().numpy()), truth, aim)
         reached = turn_up(settings, functools.partial(_measured, search, queries, truth), aim)
         measuring += time.perf_counter() - began
@@ -191,10 +192,10 @@ def recall_of(found: RankedRows, truth: RankedRows) -> float:
 
 
 def weigh(search: FaissSearch, asked: np.ndarray, truth: RankedRows, wanted: float) -> None:
-    """Set how many lists an ivfpq index looks into and how many candidates it scores, cheaply for the recall.
+    """Set how many candidates an index of codes scores, and how many lists it looks into, cheaply for the recall.
 
     Every number of lists gives a place in the order of candidates to each item that is to be found, so one search tells
-    how many candidates a recall takes. The cheapest pair is kept; none is where the recall is not reached at the bounds.
+    how many candidates a recall takes. The cheapest pair is kept; the bounds are where they do not reach the recall.
 
     Args:
         search: through the index.
@@ -203,23 +204,21 @@ def weigh(search: FaissSearch, asked: np.ndarray, truth: RankedRows, wanted: flo
         wanted: the recall.
     """
     settings, items = search.settings, search.indexed
-    most = dict(settings.most)
-    best: tuple[float, int, int] | None = None
-    probes = settings.build["nlist"]
+    most, lists = dict(settings.most), settings.build.get("nlist", 1)
+    best: tuple[float, dict[str, int]] | None = None
+    probes = lists
     while probes:
-        settings.search.update(nprobe=probes, candidates=most["candidates"])
+        settings.search.update({**most, "nprobe": probes} if lists > 1 else most)
         places = np.sort(_places(search, asked, truth), axis=None)
         needed = int(places[math.ceil(wanted * len(places)) - 1]) + 1
         if needed > most["candidates"]:
             break
-        read = items * settings.build["m"] / 2 * probes / settings.build["nlist"] + needed * CANDIDATE_BYTES
+        read = items * settings.build["m"] / 2 * probes / lists + needed * CANDIDATE_BYTES
         if best is not None and read > best[0]:
             break
-        best = (read, probes, needed)
+        best = read, {**settings.search, "candidates": needed}
         probes = probes * 3 // 4
-    settings.search.update(most)
-    if best is not None:
-        settings.search.update(nprobe=best[1], candidates=best[2])
+    settings.search.update(most if best is None else best[1])
 
 
 def _places(search: FaissSearch, asked: np.ndarray, truth: RankedRows) -> np.ndarray:
@@ -267,18 +266,22 @@ def _made(
         else:
             sample = np.random.default_rng(seed).permutation(len(vectors))[:TRAINING_VECTORS]
             learned = vectors[np.sort(sample)]
-            lists, codes = settings.build["nlist"], settings.build["m"]
+            codes = settings.build["m"]
             of_items, of_queries = code_maps(learned, expected if space.by_product else None, codes)
-            index = faiss.IndexIVFPQFastScan(faiss.IndexFlat(width, metric), width, lists, codes, 4, metric)
-            index.cp.seed = index.pq.cp.seed = seed
-            index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
+            if settings.kind == "pq":
+                index = faiss.IndexPQFastScan(width, codes, 4, metric)
+            else:
+                coarse = faiss.IndexFlat(width, metric)
+                index = faiss.IndexIVFPQFastScan(coarse, width, settings.build["nlist"], codes, 4, metric)
+                index.cp.seed, index.cp.min_points_per_centroid = seed, 1
+            index.pq.cp.seed, index.pq.cp.min_points_per_centroid = seed, 1
             index.train(learned @ of_items)
         with _bar(f"build {settings.kind} index", len(vectors), show_progress) as bar:
             for begin in range(0, len(vectors), ADDED_AT_ONCE):
                 part = vectors[begin : begin + ADDED_AT_ONCE]
-                index.add(part if settings.kind != "ivfpq" else part @ of_items)
+                index.add(part @ of_items if settings.kind in CODED else part)
                 bar.update(len(part))
-        if settings.kind == "ivfpq":  # what is searched for goes through its own map
+        if settings.kind in CODED:  # what is searched for goes through its own map
             turn = faiss.LinearTransform(width, width, False)
             faiss.copy_array_to_vector(np.ascontiguousarray(of_queries.T).ravel(), turn.A)
             turn.is_trained = True

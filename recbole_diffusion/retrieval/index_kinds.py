@@ -3,11 +3,12 @@
     kind    faiss                 items                finds
     flat    IndexFlat             below 50,000         everything: a graph or codes would save little there
     hnsw    IndexHNSWFlat         50,000 to 200,000    by a graph of neighbours; keeps the vectors and 8 M bytes an item
-    ivfpq   IndexIVFPQFastScan    above                by codes of D / 8 bytes an item, in the lists nearest to the query
+    pq      IndexPQFastScan       200,000 to 4 million by codes of D / 8 to D / 2 bytes an item, all of them looked through
+    ivfpq   IndexIVFPQFastScan    above                by such codes, in the lists nearest to the query
 
 hnsw: Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small
 World graphs", TPAMI 2020; its graph is one of inner products for `dot` (Morozov, Babenko, "Non-metric similarity graphs
-for maximum inner product search", NeurIPS 2018). ivfpq: Jegou, Douze, Schmid, "Product quantization for nearest neighbor
+for maximum inner product search", NeurIPS 2018). pq, ivfpq: Jegou, Douze, Schmid, "Product quantization for nearest neighbor
 search", TPAMI 2011, with codes of four bits that are looked up in registers (Andre, Kermarrec, Le Scouarnec, "Cache
 locality is not enough", VLDB 2015). Whatever a kind finds is scored anew with the exact vectors. Why these, and where
 the thresholds come from: docs/decisions/117-which-index.md.
@@ -26,12 +27,14 @@ import numpy as np
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.models.base import Score
 
-Kind = Literal["flat", "hnsw", "ivfpq"]
-KINDS: tuple[Kind, ...] = ("flat", "hnsw", "ivfpq")
+Kind = Literal["flat", "hnsw", "pq", "ivfpq"]
+KINDS: tuple[Kind, ...] = ("flat", "hnsw", "pq", "ivfpq")
+CODED: tuple[Kind, ...] = ("pq", "ivfpq")
 FLAT_BELOW = 50_000
 HNSW_UP_TO = 200_000
+PQ_UP_TO = 4_000_000
 TRAINING_VECTORS = 65_536  # that lists and codes are learned from, at most
-BUILDS = {"flat": 1, "hnsw": 2, "ivfpq": 3}  # each better than the one before, until the recall is reached
+BUILDS = {"flat": 1, "hnsw": 2, "pq": 3, "ivfpq": 3}  # each better than the one before, until the recall is reached
 CANDIDATE_BYTES = 8192  # of codes that are looked through in the time that one item is scored exactly, about
 
 
@@ -40,7 +43,7 @@ class IndexSettings:
     """How an index is built and searched.
 
     Attributes:
-        kind: flat, hnsw or ivfpq.
+        kind: one of `KINDS`.
         build: its parameters when it is built.
         search: its parameters when it is searched, which rise until the recall is reached.
         most: how far each of these may rise.
@@ -59,7 +62,9 @@ def kind_for(kind: str, n_items: int) -> Kind:
         UserError: there is no such kind.
     """
     if kind == "auto":
-        return "flat" if n_items < FLAT_BELOW else "hnsw" if n_items <= HNSW_UP_TO else "ivfpq"
+        if n_items < FLAT_BELOW:
+            return "flat"
+        return "hnsw" if n_items <= HNSW_UP_TO else "pq" if n_items <= PQ_UP_TO else "ivfpq"
     for known in KINDS:
         if kind == known:
             return known
@@ -70,31 +75,29 @@ def settings_for(kind: Kind, n_items: int, width: int, attempt: int = 0) -> Inde
     """Parameters of an index.
 
     Args:
-        kind: flat, hnsw or ivfpq.
+        kind: one of `KINDS`.
         n_items: vectors that it will hold.
         width: W.
         attempt: how often the index was built already and did not reach the recall: a better one is made.
 
     Returns:
         hnsw: `M` neighbours an item, `efConstruction` candidates when one is put in, `efSearch` when one is looked for.
-        ivfpq: `nlist` lists, `m` codes of four bits an item; `nprobe` lists that are looked into, `candidates` items
-        that are scored exactly: as many, at most, as cost less than codes twice as long.
+        pq: `m` codes of four bits an item; `candidates` items that are scored exactly: as many, at most, as cost less
+        than codes twice as long. ivfpq: `nlist` lists besides; `nprobe` of them are looked into.
     """
     if kind == "flat":
         return IndexSettings(kind, {})
     if kind == "hnsw":
         build = {"M": 32 << attempt, "efConstruction": 100 << attempt}
         return IndexSettings(kind, build, {"efSearch": 64}, {"efSearch": max(64, min(4096, n_items))})
-    lists = 2 ** max(0, round(math.log2(math.sqrt(n_items) / 4)))
     codes = min(width, width // 4 << attempt)
     most = n_items * codes // 2 // CANDIDATE_BYTES if codes < width else n_items // 20
     most = min(n_items, max(200, most))
-    return IndexSettings(
-        kind,
-        {"nlist": lists, "m": codes},
-        {"nprobe": lists, "candidates": most},
-        {"nprobe": lists, "candidates": most},
-    )
+    if kind == "pq":
+        return IndexSettings(kind, {"m": codes}, {"candidates": most}, {"candidates": most})
+    lists = 2 ** max(0, round(math.log2(math.sqrt(n_items) / 4)))
+    bounds = {"nprobe": lists, "candidates": most}
+    return IndexSettings(kind, {"nlist": lists, "m": codes}, dict(bounds), bounds)
 
 
 @dataclass(frozen=True)

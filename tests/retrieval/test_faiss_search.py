@@ -20,7 +20,7 @@ from recbole_diffusion.retrieval.index_building import BuiltIndex, IndexRequest,
 from recbole_diffusion.retrieval.index_kinds import IndexSettings, import_faiss, kind_for, settings_for
 
 SCORES: tuple[Score, ...] = ("dot", "cosine", "neg_sq_dist")
-KINDS = ("flat", "hnsw", "ivfpq")
+KINDS = ("flat", "hnsw", "pq", "ivfpq")
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_parameters_rise_until_the_recall_is_there() -> None:
     assert settings.search == {"efSearch": 40}
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
+@pytest.mark.parametrize("kind", ["hnsw", "pq", "ivfpq"])
 def test_a_recall_that_is_not_reached_is_one_line(kind: str, faiss: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     items, users = vectors(3000, 40)
     attempts = []
@@ -169,7 +169,7 @@ def test_a_recall_that_is_not_reached_is_one_line(kind: str, faiss: Any, monkeyp
 
 def test_a_higher_recall_is_reached_by_looking_further(faiss: Any) -> None:
     items, users = vectors(3000, 60)
-    low, high = (built(items, users, "ivfpq", recall=recall) for recall in (0.6, 0.99))
+    low, high = (built(items, users, "pq", recall=recall) for recall in (0.6, 0.99))
     assert low.recall >= 0.6 and high.recall >= 0.99
 
     def cost(index: BuiltIndex) -> int:
@@ -217,18 +217,18 @@ def test_axes_are_dealt_so_that_products_are_alike() -> None:
 
 
 def test_the_kind_goes_by_the_number_of_items() -> None:
-    assert [kind_for("auto", n) for n in (10, 49_999, 50_000, 200_000, 200_001, 10**7)] == [
-        *("flat", "flat", "hnsw", "hnsw", "ivfpq", "ivfpq")
+    assert [kind_for("auto", n) for n in (49_999, 50_000, 200_000, 200_001, 10**6, 10**7)] == [
+        *("flat", "hnsw", "hnsw", "pq", "pq", "ivfpq")
     ]
     assert kind_for("hnsw", 3) == "hnsw"
     assert settings_for("ivfpq", 1_000_000, 128).build == {"nlist": 256, "m": 32}
-    assert settings_for("ivfpq", 1_000_000, 128, 2).build == {"nlist": 256, "m": 128}
+    assert settings_for("pq", 1_000_000, 128, 2).build == {"m": 128}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kind": "tree"}, "kind is 'tree'; it must be auto, flat, hnsw or ivfpq"),
+        ({"kind": "tree"}, "kind is 'tree'; it must be auto, flat, hnsw, pq or ivfpq"),
         ({"recall": 1.2}, "recall is 1.2; it must be above 0 and at most 1"),
         ({"at": 0}, "recall_at is 0; it must be 1 or more"),
         ({"queries": 0}, "queries is 0"),
