@@ -1,16 +1,16 @@
 """One query at a time among a million items: the index of faiss beside a matrix product and top-k.
 
-    python benchmarks/retrieval_speed.py --checkpoint=RUN_FOLDER --data_path=FOLDER     about 20 minutes on two cores
-    python benchmarks/retrieval_speed.py --try_out                                      seconds; the numbers mean nothing
+    python benchmarks/retrieval_speed.py --checkpoint=RUN_FOLDER --data_path=FOLDER
+    python benchmarks/retrieval_speed.py --try_out         seconds; the numbers mean nothing
 
 Item vectors are drawn from a Gaussian with the mean and covariance of the run's item vectors and get norms drawn from
 theirs (`trained`); queries are the run's user vectors for histories of its validation rows. Beside them stands the hard
 case, items and queries from N(0, I) of the same dimension (`gaussian`). Half of the queries build the index, and the
 recall that the build goes by is measured with them; the other half is timed, and gives the recall that is reported.
 
-Three sides answer the same queries, one at a time, with the same number of threads, in turns: `torch.topk(items @ x, k)`,
-our exact search, and our search through the index, whose scores are exact. Each case runs in a process of its own, whose
-peak memory is taken before and after the index is built.
+Three sides answer the same queries, one at a time, with the same number of threads, in turns: a matrix product and
+`torch.topk`, our exact search, and our search through the index, whose scores are exact. Each case runs in a process of
+its own, whose peak memory is taken before and after the index is built.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def run_vectors(options: argparse.Namespace) -> tuple[np.ndarray, Tensor, str, dict[str, Any]]:
-    """Item vectors (V, D) of the run, user vectors (Q, K, D), how they are compared, and what is to be said of the run."""
+    """Item vectors (V, D) of the run, user vectors (Q, K, D), how they are compared, and what to say of the run."""
     if options.try_out:
         draw = np.random.default_rng(options.seed)
         table = draw.standard_normal((500, TRY_OUT_DIMENSION)) * np.linspace(0.2, 1.0, TRY_OUT_DIMENSION) + 0.1

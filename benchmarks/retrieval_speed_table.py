@@ -47,11 +47,20 @@ def render_retrieval_speed(raw: Mapping[str, Any], name: str) -> str:
                     ["the same when built", number(figures["recall_when_built"], 4)],
                     [f"at least {aims['times_faster']:.0f} times faster", "yes" if met["times_faster"] else "no"],
                     [f"recall at least {aims['recall']}", "yes" if met["recall"] else "no"],
-                    ["index", f"{figures['kind']}: " + ", ".join(f"{key} {value}" for key, value in parameters.items())],
+                    [
+                        "index",
+                        f"{figures['kind']}: " + ", ".join(f"{key} {value}" for key, value in parameters.items()),
+                    ],
                     ["building, seconds", f"{number(figures['build_seconds'], 1)}, in {figures['attempts']} attempts"],
                     ["measuring recall, seconds", number(figures["measuring_seconds"], 1)],
-                    ["index, MiB", f"{number(figures['index_mib'], 1)} beside {number(figures['vectors_mib'], 1)} of vectors"],
-                    ["peak memory, MiB", f"{number(figures['peak_mib'], 0)}, {number(figures['peak_mib_before'], 0)} before"],
+                    [
+                        "index, MiB",
+                        f"{number(figures['index_mib'], 1)} beside {number(figures['vectors_mib'], 1)} of vectors",
+                    ],
+                    [
+                        "peak memory, MiB",
+                        f"{number(figures['peak_mib'], 0)}, {number(figures['peak_mib_before'], 0)} before",
+                    ],
                 ],
                 align="---",
             )
@@ -71,7 +80,10 @@ def render_retrieval_speed(raw: Mapping[str, Any], name: str) -> str:
                 ["versions", f"Python {machine['python']}, torch {machine['torch']}, faiss {machine['faiss']}"],
                 ["load average before (1, 5, 15 minutes)", ", ".join(map(str, before)) if before else "–"],
                 ["cores busy with other processes, mean", number(load["cores_busy_with_others"])],
-                ["run", f"{about.get('model', '–')} on {about.get('dataset', '–')}, {about.get('dimension', '–')} numbers"],
+                [
+                    "run",
+                    f"{about.get('model', '–')} on {about.get('dataset', '–')}, {about.get('dimension', '–')} numbers",
+                ],
                 ["queries", f"{settings['queries']}: {about.get('queries', '–')}"],
                 ["measurements of each side", f"{settings['repeats']} of {settings['timed']} queries"],
             ],

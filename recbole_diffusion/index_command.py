@@ -66,7 +66,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
 
         import_faiss()
         request = IndexRequest(**{key: value for key, value in given.items() if value is not None})
-        loading = {key: options[key] for key in ("added_items", "data_path") if key in options}
+        loading: dict[str, Any] = {key: options[key] for key in ("added_items", "data_path") if key in options}
         recommender = Recommender.load(options["checkpoint"], device="cpu", config=config, **loading)
         histories = None
         if "histories" in options:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OPTIONS: dict[str, str] = {
     "checkpoint": "RUN_FOLDER, whose best epoch is taken, or a checkpoint file",
     "history": '"a,b,c": the items of one user, oldest first, or a JSON list; given again for another user',
-    "histories": "FILE (Parquet, CSV, JSON lines), or a FOLDER of them: user_id with history, or user_id, item_id, timestamp",
+    "histories": "FILE (Parquet, CSV, JSON lines) or FOLDER: user_id with history, or user_id, item_id, timestamp",
     "output": "FILE.parquet to write: user_id, items, scores; with --histories",
     "top_k": "NUMBER of items a user (default: 10)",
     "filter_seen": "True leaves out items of the history, False does not (default: as the run's evaluation)",
@@ -113,12 +113,14 @@ def _of_words(options: Mapping[str, str], flags: set[str], config: Mapping[str, 
 
         separator = separator_of(options.get("item_separator", ","))
         texts = options["history"].split(NEXT)
-        names = ["--history" if len(texts) == 1 else f"--history number {number}" for number in range(1, len(texts) + 1)]
+        names = [
+            "--history" if len(texts) == 1 else f"--history number {number}" for number in range(1, len(texts) + 1)
+        ]
         histories = [read_history(text, name, separator) for text, name in zip(texts, names, strict=True)]
         exclude = read_history(options["exclude"], "--exclude", separator) if "exclude" in options else None
         for name, history in zip(names, histories, strict=True):
             if not history:
-                raise UserError(f'{name} has no item; it takes {OPTIONS["history"]}')
+                raise UserError(f"{name} has no item; it takes {OPTIONS['history']}")
         recommender = Recommender.load(options["checkpoint"], config=config, **_loading(options))
         recommender.check(
             arguments["k"], arguments["unknown"], arguments["n_samples"], names={"k": "top_k", "unknown": "unknown"}
@@ -189,6 +191,7 @@ def _of_file(options: Mapping[str, str], flags: set[str], config: Mapping[str, A
 
 
 def whole_number(text: str) -> int:
+    """A number from 1, or a ValueError."""
     number = int(text)
     if number < 1:
         raise ValueError(text)
@@ -203,6 +206,7 @@ def _share(text: str) -> float:
 
 
 def truth(text: str) -> bool:
+    """True or False, or a ValueError."""
     value = parse_value(text)
     if not isinstance(value, bool):
         raise ValueError(text)
@@ -210,6 +214,11 @@ def truth(text: str) -> bool:
 
 
 def converted(options: Mapping[str, str], key: str, convert: Callable[[str], Value], allowed: str) -> Value | None:
+    """The value of an option, None without it.
+
+    Raises:
+        UserError: `convert` does not take its text; `allowed` says what it takes.
+    """
     try:
         return convert(options[key]) if key in options else None
     except ValueError:

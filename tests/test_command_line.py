@@ -163,7 +163,7 @@ def test_evaluate_gets_its_checkpoint(called: list[Any]) -> None:
         (["--tune=absent.yaml"], "no search space file absent.yaml"),
         (["benchmark"], "benchmark needs the FILE of a suite, such as benchmarks/suites/quick.yaml"),
         (["recommend"], "recommend needs --checkpoint"),
-        (["export"], "'export' is not built yet; run, evaluate, prepare, tune, benchmark, analyse, recommend and index are"),
+        (["export"], "not built yet; run, evaluate, prepare, tune, benchmark, analyse, recommend and index are"),
         (["serve"], "'serve' is not built yet"),
         (["prepare"], "prepare needs --input=FILE"),
         (["prepare", "--input=x.csv"], "prepare needs --dataset=NAME"),

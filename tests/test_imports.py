@@ -56,8 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loggers": {"training", "errors"},
     "session": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "loggers"},
     "retrieval": {"models", "evaluation", "training", "provenance", "errors"},
-    "recommendation": SETTINGS
-    | {"data", "models", "evaluation", "training", "provenance", "ray_session", "retrieval"},
+    "recommendation": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "ray_session", "retrieval"},
     "quick_start": SETTINGS | {"session", "training", "loggers"},
     "workers": {"config", "compat", "errors", "session", "training", "ray_session"},
     "prepare_command": {"data", "registry", "errors"},

@@ -1,8 +1,8 @@
 """The titles of items, from one column of a dataset's ``.item`` file, for people who read recommendations.
 
 They are read beside the dataset and not into it, as the categories are (item_categories): nothing of a run depends on
-them. A title is the text of the value, whether the column is of type ``token`` or ``token_seq``; an item without a row, or
-with an empty value, has none. Of an item's several rows the first counts, as in RecBole.
+them. A title is the text of the value, whether the column is of type ``token`` or ``token_seq``; an item without a row,
+or with an empty value, has none. Of an item's several rows the first counts, as in RecBole.
 
 Shapes: V items (0 is padding).
 """

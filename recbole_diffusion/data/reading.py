@@ -39,8 +39,8 @@ from recbole_diffusion.data.atomic_files import (
 from recbole_diffusion.data.filters import FilteredInteractions
 from recbole_diffusion.data.history_checks import check_histories
 from recbole_diffusion.data.history_dataset import HistoryDataset, keeps_histories
-from recbole_diffusion.data.item_titles import titles_of_items
 from recbole_diffusion.data.item_categories import CategoriesOfItems, read_item_categories
+from recbole_diffusion.data.item_titles import titles_of_items
 from recbole_diffusion.data.stable_order import stable_order
 from recbole_diffusion.errors import UserError
 

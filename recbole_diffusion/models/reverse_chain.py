@@ -16,7 +16,7 @@ from recbole_diffusion.models.base import DiffusionRecommender
 
 
 def why_without_chain(model_class: type, config: Any) -> str | None:
-    """Why a model ranks without a reverse chain, as the end of a sentence that begins with its name; None if it has one.
+    """Why a model ranks without a reverse chain, as the end of a sentence that begins with its name; None if with one.
 
     Args:
         model_class: the model's class.

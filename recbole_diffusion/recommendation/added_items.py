@@ -56,7 +56,9 @@ def checked_vectors(
         raise UserError(f"added items: the vector of {names[row]!r} has an entry that is no finite number")
     if titles is not None and (not is_list(titles) or len(titles) != len(names)):
         raise UserError(f"added items: titles must be a list of {len(names)}, one an item")
-    named = [None] * len(names) if titles is None else [None if title is None else str(title) for title in titles]
+    named: list[str | None] = (
+        [None] * len(names) if titles is None else [None if title is None else str(title) for title in titles]
+    )
     return names, values, named
 
 
@@ -85,7 +87,9 @@ def checked_items(path: Path, item_field: str) -> tuple[list[str], np.ndarray, l
         raise UserError(f"{path}: column vector is {kind}; it must be lists of numbers")
     rows = table["vector"].to_pylist()
     if len(set(map(len, rows))) > 1 or any(value is None for row in rows for value in row):
-        raise UserError(f"{path}: vectors differ in length, or have a null; each must have as many numbers as the model's")
+        raise UserError(
+            f"{path}: vectors differ in length, or have a null; each must have as many numbers as the model's"
+        )
     titles = table["title"].cast(pyarrow.string()).to_pylist() if "title" in table.column_names else None
     vectors = np.array(rows, dtype=np.float32).reshape(len(rows), -1)
     return table[item_field].cast(pyarrow.string()).to_pylist(), vectors, titles

@@ -173,9 +173,7 @@ def recommend_file(
     if recommender.config["eval_seed"] is None and seed is None:
         raise UserError("eval_seed is ~, so lists would not repeat; give a number with --eval_seed")
     sampling = Sampling.of(n_samples, diversity, seed)
-    policy = recommender.check(
-        top_k, unknown_items or unknown, n_samples, names={"k": "top_k", "unknown": named}
-    )
+    policy = recommender.check(top_k, unknown_items or unknown, n_samples, names={"k": "top_k", "unknown": named})
     ExcludedItems.of(exclude, 0, recommender.ids, policy)
     if titles and recommender.titles is None:
         raise UserError("titles are asked for, and the run's data have none; leave titles out, or set title_field")
@@ -430,9 +428,7 @@ def user_keys(users: pyarrow.Array) -> np.ndarray:
     return np.frombuffer(digests, dtype="<i8").astype(np.int64)
 
 
-def as_lists(
-    found: RankedHistories, tokens: np.ndarray, titles: np.ndarray | None = None
-) -> dict[str, pyarrow.Array]:
+def as_lists(found: RankedHistories, tokens: np.ndarray, titles: np.ndarray | None = None) -> dict[str, pyarrow.Array]:
     """Items (tokens), scores and titles as Arrow lists, null where a history has no item that the run knows."""
     kept = found.items > 0
     sizes = np.where(found.answered, found.sizes, 0)
@@ -442,6 +438,4 @@ def as_lists(
     columns = {"items": items, "scores": pyarrow.array(found.scores[kept])}
     if titles is not None:
         columns["titles"] = pyarrow.array(titles[found.items[kept]].tolist(), pyarrow.string())
-    return {
-        name: pyarrow.ListArray.from_arrays(offsets, values, mask=unanswered) for name, values in columns.items()
-    }
+    return {name: pyarrow.ListArray.from_arrays(offsets, values, mask=unanswered) for name, values in columns.items()}

@@ -51,7 +51,9 @@ class ExcludedItems:
         if all(map(is_token, exclude)):
             return cls(_ids(exclude, ids, unknown, "exclude"))
         if len(exclude) != rows:
-            raise UserError(f"exclude has {len(exclude)} lists for {rows} histories; give one for each, or plain tokens")
+            raise UserError(
+                f"exclude has {len(exclude)} lists for {rows} histories; give one for each, or plain tokens"
+            )
         of_row = []
         for number, tokens in enumerate(exclude):
             if tokens is not None and not (is_list(tokens) and all(map(is_token, tokens))):

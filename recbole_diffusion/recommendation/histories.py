@@ -26,7 +26,12 @@ from recbole_diffusion.data.histories import gather
 from recbole_diffusion.errors import UserError
 
 Unknown = Literal["skip", "refuse", "drop", "error"]
-UNKNOWN: dict[str, Unknown] = {"skip": "skip", "refuse": "refuse", "drop": "skip", "error": "refuse"}  # older words, too
+UNKNOWN: dict[str, Unknown] = {
+    "skip": "skip",
+    "refuse": "refuse",
+    "drop": "skip",
+    "error": "refuse",
+}  # older words, too
 
 
 def settled_unknown(unknown: str, key: str = "unknown") -> Unknown:
@@ -173,7 +178,9 @@ def token_lists(histories: Iterable[Sequence[Any]]) -> list[list[str]]:
     for number, history in enumerate(histories):
         if not is_list(history):
             hint = "; one history is a list in a list: [['a', 'b']]" if is_token(history) else ""
-            raise UserError(f"history {number} is {_short(history)}; it must be a list of item tokens, oldest first{hint}")
+            raise UserError(
+                f"history {number} is {_short(history)}; it must be a list of item tokens, oldest first{hint}"
+            )
         if set(map(type, history)) <= {str}:
             rows.append(list(history))
             continue

@@ -257,7 +257,9 @@ def read_histories(path: Path, config: Any, separator: str, most: int) -> list[l
     fields = HistoryFields(*(config[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")))
     source = HistoryFile(path, fields, separator_of(separator))
     if not source.lists:
-        raise UserError(f"{path} has one row an interaction; give histories, one row a user, in a column {fields.history}")
+        raise UserError(
+            f"{path} has one row an interaction; give histories, one row a user, in a column {fields.history}"
+        )
     found: list[list[str]] = []
     for _, table in source._batches():
         found += [[str(item) for item in row or ()] for row in table.column(1).to_pylist()]

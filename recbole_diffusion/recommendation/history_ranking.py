@@ -184,6 +184,6 @@ class HistoryRanking:
             self.rank(one, np.zeros(1, dtype=np.int64), 1, keys=np.zeros(1, dtype=np.int64))
         except KeyError as error:
             raise UserError(
-                f"{self.config.entry.name} reads {error.args[0]!r} of every row, which a history of items does not have; take a model "
-                "that reads items alone"
+                f"{self.config.entry.name} reads {error.args[0]!r} of every row, which a history of items does not "
+                "have; take a model that reads items alone"
             ) from error

@@ -7,6 +7,7 @@ others must then be, too. A line of JSON is an object, or a history alone.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,13 +115,13 @@ class ParquetHistories:
                 table = pyarrow.Table.from_batches([batch]).select(names)
                 if self._cut in names:
                     place = names.index(str(self._cut))
-                    begin = first
-                    lists = _cut_texts(
-                        table.column(place), self._separator, lambda row: f"{self.path} row {begin + row + 1}"
-                    )
+                    lists = _cut_texts(table.column(place), self._separator, functools.partial(self._place, first))
                     table = table.set_column(place, names[place], lists)
                 yield table
                 first += len(table)
+
+    def _place(self, first: int, row: int) -> str:
+        return f"{self.path} row {first + row + 1}"
 
 
 class DelimitedHistories:

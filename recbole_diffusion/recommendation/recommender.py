@@ -131,9 +131,7 @@ class Recommender:
             known = np.full(self.ids.known, None, dtype=object)
         return np.concatenate((known, np.array([*self._titles_added, None], dtype=object)[:-1]))
 
-    def add_items(
-        self, tokens: Sequence[str], vectors: Any, titles: Sequence[str | None] | None = None
-    ) -> None:
+    def add_items(self, tokens: Sequence[str], vectors: Any, titles: Sequence[str | None] | None = None) -> None:
         """Recommend items that were added after training, by vectors of their own.
 
         They are ranked beside the others by the model's score. The model has no embedding of them: in a history they

@@ -43,7 +43,8 @@ def searched_by_vectors(recommender: Any) -> ItemSearch:
     search: ItemSearch | None = recommender.ranking.search
     if search is None:
         raise UserError(
-            f"{recommender.config.entry.name} scores all items itself and has no vectors to index; take retrieval: exact"
+            f"{recommender.config.entry.name} scores all items itself and has no vectors to index; "
+            "take retrieval: exact"
         )
     return search
 

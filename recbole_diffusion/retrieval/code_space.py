@@ -1,11 +1,11 @@
 """Vectors turned so that short codes of them keep the scores: what a pq or ivfpq index encodes.
 
 A code loses x . (e - e_hat), for the queries x that come; its mean square is (e - e_hat)^T C (e - e_hat) with C the
-queries' second moments. So with C = H H, items are encoded as H e and queries asked as H^-1 x: no score changes, and the
-Euclidean distance that codes are made for is the error that matters (Guo, Kumar, Choromanski, Simcha, "Quantization based
-fast inner product search", AISTATS 2016). Then the items' principal axes are dealt out to the m parts that are encoded
-one by one, so that the parts are uncorrelated and their products of variances alike (Ge, He, Ke, Sun, "Optimized product
-quantization", CVPR 2013, the parametric solution).
+queries' second moments. So with C = H H, items are encoded as H e and queries asked as H^-1 x: no score changes, and
+the Euclidean distance that codes are made for is the error that matters (Guo, Kumar, Choromanski, Simcha, "Quantization
+based fast inner product search", AISTATS 2016). Then the items' principal axes are dealt out to the m parts that are
+encoded one by one, so that the parts are uncorrelated and their products of variances alike (Ge, He, Ke, Sun,
+"Optimized product quantization", CVPR 2013, the parametric solution).
 
 For distances instead of inner products a turn alone is allowed, so H is the identity.
 
@@ -41,8 +41,10 @@ def code_maps(items: np.ndarray, queries: np.ndarray | None, parts: int) -> tupl
 
 
 def dealt(variances: np.ndarray, parts: int) -> list[int]:
-    """Numbers of the axes in the order of the parts that they go to: the largest one left always goes to the part, among
-    those with room, whose product of variances is smallest."""
+    """Numbers of the axes in the order of the parts that they go to.
+
+    The largest one left always goes to the part, among those with room, whose product of variances is smallest.
+    """
     room = len(variances) // parts
     floor = max(float(variances.max()) * 1e-9, 1e-30)
     logarithms = np.log(np.maximum(variances, floor) / floor) + 1e-9  # all positive

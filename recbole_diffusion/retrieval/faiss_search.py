@@ -2,9 +2,9 @@
 
     the index finds some items for each user vector  ->  what is to be left out is left out  ->  exact scores  ->  top k
 
-So scores and their order are those of exact retrieval; only which items are looked at is approximate. The K vectors of a
-row are searched one by one, and an item scores by the best of them: an item among the row's k best is among the k best
-of the vector that it scores highest with, so nothing is lost by that.
+So scores and their order are those of exact retrieval; only which items are looked at is approximate. The K vectors of
+a row are searched one by one, and an item scores by the best of them: an item among the row's k best is among the k
+best of the vector that it scores highest with, so nothing is lost by that.
 
 At least as many items are asked for as the recall was measured at, and on top what a row leaves out; a
 row for which too few remain is asked again for twice as many, and one for which that is half of the catalogue is ranked
@@ -54,7 +54,7 @@ class FaissSearch:
         self.depth = depth
         self._exact = ExactSearch(self.items, score)
         self._faiss = import_faiss()
-        self._lists = self._faiss.downcast_index(index.index) if settings.kind == "ivfpq" else None
+        self._lists: Any = self._faiss.downcast_index(index.index) if settings.kind == "ivfpq" else None
 
     @property
     def indexed(self) -> int:
@@ -82,7 +82,9 @@ class FaissSearch:
                 of_group = waiting[power == group]
                 found = self._candidates(users[of_group], k, int(ask[of_group].max()))
                 for row, candidates in zip(of_group.tolist(), found):
-                    if not self._rank(users[row], left_out.without(row, candidates), k, items[row], scores[row], wanted[row]):
+                    if not self._rank(
+                        users[row], left_out.without(row, candidates), k, items[row], scores[row], wanted[row]
+                    ):
                         short.append(row)
             waiting = np.array(short, dtype=np.int64)
             ask[waiting] *= 2
@@ -159,7 +161,7 @@ class _ItemsOfRows:
         if pairs is not None and len(pairs[0]):
             row, item = (part.numpy() for part in by_row(pairs))
             begins = np.searchsorted(row, np.arange(rows + 1))
-            self._of_row = [_different(item[begins[number] : begins[number + 1]] ) for number in range(rows)]
+            self._of_row = [_different(item[begins[number] : begins[number + 1]]) for number in range(rows)]
         self.counts = np.array([len(items) for items in self._of_row], dtype=np.int64)
 
     def without(self, row: int, candidates: np.ndarray) -> np.ndarray:

@@ -3,9 +3,9 @@
     recall@k = mean over queries of  |items found that score at least as high as the k-th best|  /  k
 
 (of k, or of all items where there are fewer; items of equal score count for each other). It is measured with real
-queries, through the search that later answers. As long as it is below what is asked, and a margin, a parameter of the search rises; at
-their bounds a better index is built; below even with the best one, building fails. For pq and ivfpq
-they are weighed first: of all that reach the recall, those that read the fewest bytes.
+queries, through the search that later answers. As long as it is below what is asked, and a margin, a parameter of the
+search rises; at their bounds a better index is built; below even with the best one, building fails. For pq and ivfpq
+the parameters are weighed first: of all that reach the recall, those that read the fewest bytes.
 
 Shapes: V items (0 is padding), D embedding, Q queries, K user vectors a query.
 """
@@ -154,8 +154,8 @@ def build_index(items: Tensor, score: Score, queries: Tensor, request: IndexRequ
             return BuiltIndex(search, reached, len(queries), seconds, measuring, threads, attempt + 1)
         logger.info("%s with %s finds %.4f of %s@%d", kind, settings.build, reached, "exact", at)
     raise UserError(
-        f"the {kind} index finds {reached:.4f} of the {at} best items with {settings.search}, which is as far as it goes, "
-        f"and recall is {request.recall}; lower --recall, or take another --kind"
+        f"the {kind} index finds {reached:.4f} of the {at} best items with {settings.search}, which is as far as it "
+        f"goes, and recall is {request.recall}; lower --recall, or take another --kind"
     )
 
 
@@ -230,8 +230,8 @@ def _places(search: FaissSearch, asked: np.ndarray, truth: RankedRows) -> np.nda
         rows = truth.items[begin : begin + QUERIES_AT_ONCE]
         part = asked[begin * each : (begin + len(rows)) * each]
         lists = search.find(part, rows.shape[1], rows.shape[1]).reshape(len(rows), each, -1) + 1
-        for line, wanted in zip(lists, rows):
-            wanted = np.sort(wanted[wanted > 0])
+        for line, row in zip(lists, rows):
+            wanted = np.sort(row[row > 0])
             place = np.full(len(wanted), search.indexed)
             for of_vector in line:
                 inside = np.flatnonzero(np.isin(of_vector, wanted))

@@ -106,7 +106,9 @@ class IndexFolder:
             }
             write_text_atomically(self.facts_file, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
         except (OSError, RuntimeError) as error:
-            raise UserError(f"cannot write the index to {self.path} ({error}); make room, or make it writable") from error
+            raise UserError(
+                f"cannot write the index to {self.path} ({error}); make room, or make it writable"
+            ) from error
         return facts
 
     def facts(self) -> dict[str, Any] | None:
@@ -157,7 +159,9 @@ class IndexFolder:
             index = faiss.read_index(str(self.index_file))
         except RuntimeError as error:
             reason = str(error).splitlines()[0][-160:]
-            raise UserError(f"faiss {faiss.__version__} cannot read {self.index_file} ({reason}); {_REBUILD}") from error
+            raise UserError(
+                f"faiss {faiss.__version__} cannot read {self.index_file} ({reason}); {_REBUILD}"
+            ) from error
         return FaissSearch(index, items, score, settings, Space(score), depth), facts
 
 
@@ -172,5 +176,5 @@ def digest_of(items: Tensor, score: Score) -> str:
     """SHA-256 of item vectors (V, D), padding left out, and of how they are compared."""
     values = np.ascontiguousarray(items[1:].detach().cpu().float().numpy())
     digest = hashlib.sha256(f"{score} {values.shape[0]} {values.shape[1]}\n".encode())
-    digest.update(memoryview(values).cast("B") if values.size else b"")
+    digest.update(values.view(np.uint8).data if values.size else b"")
     return digest.hexdigest()

@@ -3,15 +3,15 @@
     kind    faiss                 items                finds
     flat    IndexFlat             below 50,000         everything: a graph or codes would save little there
     hnsw    IndexHNSWFlat         50,000 to 200,000    by a graph of neighbours; keeps the vectors and 8 M bytes an item
-    pq      IndexPQFastScan       200,000 to 4 million by codes of D / 8 to D / 2 bytes an item, all of them looked through
+    pq      IndexPQFastScan       200,000 to 4 million by codes of D / 8 to D / 2 bytes an item, all looked through
     ivfpq   IndexIVFPQFastScan    above                by such codes, in the lists nearest to the query
 
 hnsw: Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small
 World graphs", TPAMI 2020; its graph is one of inner products for `dot` (Morozov, Babenko, "Non-metric similarity graphs
-for maximum inner product search", NeurIPS 2018). pq, ivfpq: Jegou, Douze, Schmid, "Product quantization for nearest neighbor
-search", TPAMI 2011, with codes of four bits that are looked up in registers (Andre, Kermarrec, Le Scouarnec, "Cache
-locality is not enough", VLDB 2015). Whatever a kind finds is scored anew with the exact vectors. Why these, and where
-the thresholds come from: docs/decisions/117-which-index.md.
+for maximum inner product search", NeurIPS 2018). pq, ivfpq: Jegou, Douze, Schmid, "Product quantization for nearest
+neighbor search", TPAMI 2011, with codes of four bits that are looked up in registers (Andre, Kermarrec, Le Scouarnec,
+"Cache locality is not enough", VLDB 2015). Whatever a kind finds is scored anew with the exact vectors. Why these, and
+where the thresholds come from: docs/decisions/117-which-index.md.
 
 Shapes: V items, D embedding, W numbers of a vector as it is indexed (D, and zeros to a multiple of four), n vectors.
 """

@@ -22,7 +22,9 @@ def test_items_are_drawn_like_a_table() -> None:
     assert items.shape == (50_001, 6) and items.dtype == torch.float32
     assert torch.equal(items, drawn_items(table, 50_000, seed=1))
     norms = np.linalg.norm(items.numpy(), axis=1)
-    assert np.allclose(np.quantile(norms, [0.1, 0.5, 0.9]), np.quantile(np.linalg.norm(table, axis=1), [0.1, 0.5, 0.9]), rtol=0.03)
+    assert np.allclose(
+        np.quantile(norms, [0.1, 0.5, 0.9]), np.quantile(np.linalg.norm(table, axis=1), [0.1, 0.5, 0.9]), rtol=0.03
+    )
     directions, expected = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (items.numpy(), table))
     assert np.allclose(directions.mean(0), expected.mean(0), atol=0.03)
     assert np.allclose(np.cov(directions.T), np.cov(expected.T), atol=0.03)

@@ -58,7 +58,9 @@ def test_chains_may_come_in_any_order_and_lists_may_be_short() -> None:
 
     other = merge_chains(MEAN, rows([[6, 9, 3, 1], [9, 3, 5, 7]]), score, 1.0)
     assert other.items[0].tolist() == [6, 9, 3, 5]
-    short = merge_chains(rows([[3, 5, 0, 0]], [[4, 3, -np.inf, -np.inf]]), rows([[5, 3, 0, 0], [3, 5, 0, 0]]), score, 0.5)
+    short = merge_chains(
+        rows([[3, 5, 0, 0]], [[4, 3, -np.inf, -np.inf]]), rows([[5, 3, 0, 0], [3, 5, 0, 0]]), score, 0.5
+    )
     assert short.items[0].tolist() == [3, 5, 0, 0] and np.isneginf(short.scores[0, 2:]).all()
 
 
@@ -71,7 +73,9 @@ def test_no_diversity_is_the_mean_of_the_chains_as_the_model_takes_it(model: str
     assert np.allclose(found.scores, mean.scores, rtol=1e-4, atol=1e-5)
     pairs = Recommender.load(folder, device="cpu", config={"n_eval_samples": 2})
     four = Recommender.load(folder, device="cpu", config={"n_eval_samples": 4}).recommend(HISTORIES, 10)
-    assert np.allclose(pairs.recommend(HISTORIES, 10, n_samples=2, diversity=0).scores, four.scores, rtol=1e-4, atol=1e-5)
+    assert np.allclose(
+        pairs.recommend(HISTORIES, 10, n_samples=2, diversity=0).scores, four.scores, rtol=1e-4, atol=1e-5
+    )
 
 
 def noisy(trained: Train) -> Recommender:

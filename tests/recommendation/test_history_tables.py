@@ -102,10 +102,12 @@ def test_histories_alone_are_numbered_by_their_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
-def test_whole_numbers_of_json_stay_whole_numbers(
-    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines: list[Any] = [{"user_id": 5, "history": []}, {"user_id": 6, "history": [1, 2]}, {"user_id": 7, "history": None}]
+def test_whole_numbers_of_json_stay_whole_numbers(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[Any] = [
+        {"user_id": 5, "history": []},
+        {"user_id": 6, "history": [1, 2]},
+        {"user_id": 7, "history": None},
+    ]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, lines)))
     source = HistoryFile(tmp_path / "in.jsonl", HistoryFields())
     monkeypatch.setattr("recbole_diffusion.recommendation.history_files.ROWS", 16 * size)
@@ -148,7 +150,11 @@ def test_interactions_in_text_files_come_in_order_of_time(name: str, text: str, 
         ("in.jsonl", "", "there is no line in it"),
         ("in.jsonl", '{"user_id": "u", "history": ["a"]}\n{"user_id"\n', r"in\.jsonl:2: no JSON"),
         ("in.jsonl", '{"user_id": "u", "history": ["a"]}\n{"user_id": "v"}\n', r"in\.jsonl:2: there is no history"),
-        ("in.jsonl", '{"user_id": "u", "history": ["a"]}\n{"user_id": 3, "history": ["a"]}\n', r":2: user_id is 3, and"),
+        (
+            "in.jsonl",
+            '{"user_id": "u", "history": ["a"]}\n{"user_id": 3, "history": ["a"]}\n',
+            r":2: user_id is 3, and",
+        ),
         ("in.jsonl", '{"user_id": "u", "history": [1]}\n{"user_id": "v", "history": ["a"]}\n', r":2: history has text"),
         ("in.jsonl", '{"user_id": "u", "history": ["a"]}\n{"user_id": "v", "history": [1]}\n', "has whole numbers"),
         ("in.jsonl", '{"user_id": "u", "history": [1.5]}\n', r":1: history has the item 1.5"),

@@ -255,8 +255,14 @@ def test_mistakes_write_nothing(
     ("words", "message"),
     [
         (["--histories=in", "--output=out"], "recommend needs --checkpoint=RUN_FOLDER"),
-        (["--checkpoint=c", "--histories=in", "--output=o", "--filter_seen", "--exclude_seen"], "older name of filter_seen"),
-        (["--checkpoint=c", "--histories=in", "--output=o", "--unknown=refuse", "--unknown_items=drop"], "older name of"),
+        (
+            ["--checkpoint=c", "--histories=in", "--output=o", "--filter_seen", "--exclude_seen"],
+            "older name of filter_seen",
+        ),
+        (
+            ["--checkpoint=c", "--histories=in", "--output=o", "--unknown=refuse", "--unknown_items=drop"],
+            "older name of",
+        ),
         (["--checkpoint=c", "--histories=in", "--output=o", "--top_k=x"], "--top_k is 'x'; it must be a whole number"),
         (["--checkpoint=c", "--histories=in", "--output=o", "--exclude_seen=2"], "--exclude_seen is '2'"),
         (["--checkpoint=c", "--histories=in", "--output=o"], "no checkpoint at"),

@@ -78,9 +78,7 @@ def test_titles_of_older_runs_come_from_their_data(titled: tuple[Path, Path], tm
     assert read.titles is not None and read.titles[1:].tolist() == there.titles[1:].tolist()
 
 
-def test_another_column_of_titles_may_be_named(
-    titled: tuple[Path, Path], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_column_of_titles_may_be_named(titled: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
     folder, data = titled
     named = Recommender.load(folder, device="cpu", data_path=data, config={"title_field": "movie_title"})
     assert named.titles is not None and "The First" in named.titles.tolist()
@@ -161,9 +159,7 @@ def test_items_that_cannot_be_added(
         ({"item_id": [None], "vector": [[1.0]]}, "item_id is null in 1 rows"),
     ],
 )
-def test_files_of_items_that_are_refused(
-    columns: dict[str, Any], message: str, trained: Train, tmp_path: Path
-) -> None:
+def test_files_of_items_that_are_refused(columns: dict[str, Any], message: str, trained: Train, tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "new.parquet")
     with pytest.raises(UserError, match=message):
         Recommender.load(trained("DiffuRec").folder, device="cpu", added_items=tmp_path / "new.parquet")

@@ -147,7 +147,9 @@ def test_the_command_builds_an_index_that_recommend_asks(
     words = [f"--checkpoint={run}", f"--histories={tmp_path / 'in.csv'}", "--kind=hnsw", "--recall_at=5", "--threads=1"]
     assert main(["index", *words, "--show_progress=False"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("hnsw index of 40 items in") and "measured with 2 histories: 2 histories that were given" in out
+    assert (
+        out.startswith("hnsw index of 40 items in") and "measured with 2 histories: 2 histories that were given" in out
+    )
     assert facts(run)["repeatable"] is True
     lists = []
     for retrieval in ("exact", "faiss"):

@@ -157,7 +157,7 @@ def test_a_recall_that_is_not_reached_is_one_line(kind: str, faiss: Any, monkeyp
     def poor(kind: Any, n_items: int, width: int, attempt: int = 0) -> IndexSettings:
         attempts.append(attempt)
         made = settings_for(kind, n_items, width, attempt)
-        made.most = {name: 1 for name in made.search}
+        made.most = dict.fromkeys(made.search, 1)
         made.search = dict(made.most)
         return made
 
