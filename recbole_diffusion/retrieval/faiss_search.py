@@ -16,6 +16,7 @@ Shapes: B rows, K user vectors a row, V items (0 is padding), D embedding, k cut
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,8 @@ class FaissSearch:
         elif self.settings.kind in CODED:
             ask = max(ask, round(search["candidates"] * wider) + more)
         if self.settings.kind == "ivfpq":
-            probes = min(self.settings.build["nlist"], round(search["nprobe"] * wider))
+            further = wider * (1 + more / search["candidates"])  # what is left out lies in the nearest lists, too
+            probes = min(self.settings.build["nlist"], math.ceil(search["nprobe"] * further))
             lists = self._faiss.SearchParametersIVF(nprobe=probes)
             parameters = self._faiss.SearchParametersPreTransform(index_params=lists)
             self._lists.implem = ONE_BY_ONE if len(queries) == 1 else 0

@@ -98,6 +98,36 @@ def test_what_a_row_leaves_out_does_not_shorten_its_list(kind: str, faiss: Any) 
     same(RankedRows(found.items[4:], None, found.scores[4:]), RankedRows(wanted.items[4:], None, wanted.scores[4:]))
 
 
+def test_a_row_for_which_too_little_is_found_is_asked_again(faiss: Any) -> None:
+    items, users = vectors(3000, 4)
+    index = built(items, users, "hnsw", recall=0.9)
+    exact = ExactSearch(items, "dot")
+    best = exact.search(users, 30).items
+    out = (torch.arange(4).repeat_interleave(30), torch.from_numpy(best.astype(np.int64).ravel()))
+    asked: list[int] = []
+    find = index.search.find
+
+    def little(queries: np.ndarray, k: int, ask: int) -> np.ndarray:
+        asked.append(ask)
+        return find(queries, k, ask)[:, : 40 if len(asked) == 1 else None]
+
+    index.search.find = little  # type: ignore[method-assign]
+    found = index.search.search(users, 20, exclude=out)
+    assert (found.items > 0).all() and asked == [58, 116]
+    assert recall_of(found, exact.search(users, 20, exclude=out)) > 0.85
+
+
+def test_lists_are_looked_into_further_for_what_is_left_out(faiss: Any) -> None:
+    items, users = vectors(3000, 20)
+    index = built(items, users, "ivfpq", recall=0.5)
+    index.search.settings.search.update(nprobe=1, candidates=100)
+    exact = ExactSearch(items, "dot")
+    best = exact.search(users, 900).items
+    out = (torch.arange(20).repeat_interleave(900), torch.from_numpy(best.astype(np.int64).ravel()))
+    found, wanted = (search.search(users, 20, exclude=out) for search in (index.search, exact))
+    assert recall_of(found, wanted) > 0.5  # one list of sixteen would hold little of it
+
+
 def test_items_may_be_more_than_there_are_and_equal_ones_come_in_order(faiss: Any) -> None:
     items = torch.tensor([[0.0, 0.0]] + [[1.0, 1.0]] * 9)
     users = torch.ones(2, 1, 2)
