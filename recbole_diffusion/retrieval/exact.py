@@ -54,7 +54,7 @@ class ExactSearch:
     """
 
     def __init__(self, items: Tensor, score: Score, memory: int = MEMORY) -> None:
-        self.items = items
+        self.items = items.detach()
         self.score = score
         self.memory = memory
 
