@@ -87,4 +87,4 @@ def candidate_scores(users: Tensor, items: Tensor, candidates: Tensor, score: Sc
     Returns:
         (C,) float32.
     """
-    return relevance(users, items[candidates], score).amax(0).float()
+    return relevance(users, items.index_select(0, candidates), score).amax(0).float()

@@ -116,7 +116,8 @@ class FaissSearch:
             k: how many are to be right.
             ask: how many to find at least.
         """
-        self._faiss.omp_set_num_threads(torch.get_num_threads())
+        # faiss shares queries among threads, and one query has nothing to share: no thread is woken for it
+        self._faiss.omp_set_num_threads(1 if len(queries) == 1 else torch.get_num_threads())
         wider = max(1.0, k / self.depth)
         more = max(0, ask - max(k, self.depth) - MARGIN)
         search, parameters = self.settings.search, None
