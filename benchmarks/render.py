@@ -34,6 +34,7 @@ from markdown_tables import table
 from quality_runs import RawFileError, Run, published_values, read_json, read_run
 from quality_tables import render_comparison, render_quality
 from render_thousand_table import render_thousand
+from retrieval_speed_table import render_retrieval_speed
 from search_table import render_search
 from service_load_table import render_service_load
 from speed_multi_interest_table import render_speed_multi_interest
@@ -70,6 +71,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "inference_speed": render_inference_speed,
     "large_catalogue": render_large_catalogue,
     "render_thousand": render_thousand,
+    "retrieval_speed": render_retrieval_speed,
     "service_load": render_service_load,
     "speed_diffurec": render_speed,
     "speed_multi_interest": render_speed_multi_interest,

@@ -21,6 +21,7 @@ from recbole_diffusion import (
     analyse_command,
     benchmark_command,
     compat,
+    index_command,
     prepare_command,
     recommend_command,
     serve_command,
@@ -42,11 +43,12 @@ WORDS: dict[str, str] = {
     "tune": "search hyper-parameters (--tune=FILE says the same)",
     "benchmark": "run a suite of models, datasets and seeds, and make its tables (--benchmark=FILE says the same)",
     "analyse": "draw what the papers show beside accuracy, with its numbers",
-    "recommend": "write recommendations for users",
+    "recommend": "recommend items for a history, or for a file of users",
+    "index": "build the index that recommend asks with --retrieval=faiss",
     "export": "write item and user vectors",
     "serve": "answer requests for recommendations",
 }
-BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "analyse", "recommend", "serve")
+BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "analyse", "recommend", "index", "serve")
 
 # Keys that steer the program; the words that take each, and what it is. Those of COMMANDS are in their modules.
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -65,13 +67,15 @@ FLAGS: dict[str, str] = {
     "version": "the version",
 }
 # words with keys of their own
-PREPARE, TUNE, BENCHMARK, ANALYSE, RECOMMEND, SERVE = "prepare", "tune", "benchmark", "analyse", "recommend", "serve"
+PREPARE, TUNE, BENCHMARK, ANALYSE = "prepare", "tune", "benchmark", "analyse"
+RECOMMEND, INDEX, SERVE = "recommend", "index", "serve"
 COMMANDS: dict[str, Any] = {
     PREPARE: prepare_command,
     TUNE: tune_command,
     BENCHMARK: benchmark_command,
     ANALYSE: analyse_command,
     RECOMMEND: recommend_command,
+    INDEX: index_command,
     SERVE: serve_command,
 }
 
@@ -85,6 +89,7 @@ examples:
   recbole-diff evaluate --checkpoint=runs/DiffuRec-ml-100k-20250101-120000 --reverse_steps=8
   recbole-diff prepare --input=ratings.csv --dataset=mine
   recbole-diff benchmark benchmarks/suites/quick.yaml
+  recbole-diff recommend --checkpoint=runs/DiffuRec-ml-100k-20250101-120000 --history="50,181,174" --top_k=20
 """
 
 
@@ -148,6 +153,8 @@ def parse(arguments: Sequence[str]) -> Arguments:
             text = "True" if alone else rest.pop(0)
         if not key:
             raise UserError(f"cannot read '{argument}'; every argument is --key=value (see --help)")
+        if key in texts and key in getattr(COMMANDS.get(parsed.word), "REPEATED", ()):
+            text = texts[key] = texts[key] + COMMANDS[parsed.word].NEXT + text
         if texts.setdefault(key, text) != text:
             raise UserError(f"--{key} is given twice, as '{texts[key]}' and as '{text}'")
     options, own_flags = _keys_of(parsed.word)

@@ -358,6 +358,7 @@ CHECKS: dict[str, Check] = {
     "metric_decimal_place": integer(0),
     "label_repeats": boolean(),
     "category_field": text(none=True),
+    "title_field": text(none=True),
     # data
     "MAX_ITEM_LIST_LENGTH": integer(1),
     "time_precision": choice("exact", "float32"),

@@ -16,11 +16,21 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, str] = {
     "checkpoint": "RUN_FOLDER, whose best epoch is taken, or a checkpoint file",
-    "histories": "FILE.parquet, or a FOLDER of them: user_id with a list item_id, or user_id, item_id, timestamp",
-    "output": "FILE.parquet to write: user_id, items, scores",
+    "history": '"a,b,c": the items of one user, oldest first, or a JSON list; given again for another user',
+    "histories": "FILE (Parquet, CSV, JSON lines) or FOLDER: user_id with history, or user_id, item_id, timestamp",
+    "output": "FILE.parquet to write: user_id, items, scores; with --histories",
     "top_k": "NUMBER of items a user (default: 10)",
-    "exclude_seen": "True leaves out items of the history, False does not (default: as the run's evaluation)",
-    "unknown_items": "drop: leave out items of histories that the run does not know (default); error: refuse them",
+    "filter_seen": "True leaves out items of the history, False does not (default: as the run's evaluation)",
+    "exclude": '"x,y": items that nobody is recommended, or a JSON list',
+    "unknown": "skip: leave out items that the model does not know (default); refuse: end with an error",
+    "n_samples": "NUMBER of a diffusion model's chains that are merged (default: 1)",
+    "diversity": "0 the mean of the chains (accurate) ... 1 what single chains rank first (default: 0.5, of several)",
+    "seed": "NUMBER, of a diffusion model's noise (default: the run's eval_seed)",
+    "retrieval": "exact: every item is scored (default); faiss: through the run's index (recbole-diff index)",
+    "stale_index": "rebuild: an index that is absent or of other vectors (default); refuse: end with an error",
+    "added_items": "FILE.parquet of items added after training: item_id, vector, title",
+    "item_separator": "CHARACTER between the items of a history that is text: comma (default), blank, tab, ...",
+    "titles": "True writes the items' titles, too; with --histories",
     "batch_size": "NUMBER of users ranked at a time (default: the run's eval_batch_size)",
     "part_size": "NUMBER of users of a part, the piece that is made whole or not at all (default: 4096)",
     "num_actors": "NUMBER of actors (default: as many as there is room for)",
@@ -29,20 +39,31 @@ OPTIONS: dict[str, str] = {
     "ray_address": "ADDRESS of a Ray cluster (default: Ray is started on this machine)",
     "data_path": "FOLDER that holds the datasets' folders, for runs without a list of their items",
     "show_progress": "False: no progress bar",
+    "exclude_seen": "the older name of filter_seen",
+    "unknown_items": "the older name of unknown, with the words drop and error",
 }
 FLAGS: dict[str, str] = {
+    "json": "print JSON instead of a table; with --history",
     "resume": "refuse to begin where there is nothing to go on with (parts that are there are gone on with anyhow)",
     "overwrite": "begin anew where parts or an output are there",
 }
-BARE = ("exclude_seen",)  # options that may stand without a value, for True
-USAGE = "--checkpoint=RUN_FOLDER --histories=FILE --output=FILE"
-WRITES = "writes FILE, one row a user in the order of the histories"
+BARE = ("filter_seen", "exclude_seen", "titles")  # options that may stand without a value, for True
+REPEATED = ("history",)  # options that may be given again; their texts come joined by NEXT
+NEXT = "\0"
+OF_FILES = (
+    *("output", "titles", "part_size", "num_actors", "cpus_per_actor", "num_gpus_per_actor", "ray_address"),
+    *("resume", "overwrite"),
+)
+USAGE = '--checkpoint=RUN_FOLDER {--history="a,b,c" | --histories=FILE --output=FILE}'
+WRITES = "prints the items for a history, or writes FILE, one row a user in the order of the histories"
 EXAMPLES = """\
 examples:
-  recbole-diff recommend --checkpoint=runs/DiffuRec-ml-100k-20250101-120000 --histories=in.parquet --output=out.parquet --top_k=20
-  recbole-diff recommend --checkpoint=runs/mine --histories=in.parquet --output=out.parquet --num_actors=4 --reverse_steps=8
+  recbole-diff recommend --checkpoint=runs/DiffuRec-ml-100k-20250101-120000 --history="50,181,174" --top_k=20
+  recbole-diff recommend --checkpoint=runs/mine --history="50,181" --n_samples=20 --diversity=0.3 --filter_seen --json
+  recbole-diff recommend --checkpoint=runs/mine --histories=in.parquet --output=out.parquet --top_k=20
+  recbole-diff recommend --checkpoint=runs/mine --histories=in.csv --output=out.parquet --num_actors=4 --reverse_steps=8
 Every other --key=value overrides a key of the run, as for evaluate. Killed and started again, the command goes on.
-"""  # noqa: E501 - a command is one line
+"""
 
 logger = logging.getLogger(__name__)
 
@@ -60,22 +81,98 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
     Raises:
         UserError: a key is missing or wrong, or what `recommend_file` refuses.
     """
-    for key in ("checkpoint", "histories", "output"):
-        if key not in options:
-            raise UserError(f"recommend needs --{key}={OPTIONS[key].split()[0].rstrip(',')}")
+    if "checkpoint" not in options:
+        raise UserError("recommend needs --checkpoint=RUN_FOLDER")
+    if "history" in options and "histories" in options:
+        raise UserError("--history is of one user and --histories a file of users; give one of them")
+    if "history" not in options and "histories" not in options:
+        raise UserError('recommend needs --history="a,b,c", or --histories=FILE with --output=FILE')
+    return _of_words(options, flags, config) if "history" in options else _of_file(options, flags, config)
+
+
+def _of_words(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) -> str:
+    """Lists for the histories of the command line."""
+    for key in OF_FILES:
+        if key in options or key in flags:
+            raise UserError(f"--{key} goes with --histories=FILE, not with --history")
+    if "filter_seen" in options and "exclude_seen" in options:
+        raise UserError("exclude_seen is the older name of filter_seen; give one of them")
+    arguments: dict[str, Any] = {
+        "k": converted(options, "top_k", whole_number, "a whole number, 1 or more") or 10,
+        "filter_seen": converted(options, "filter_seen", truth, "True or False"),
+        "unknown": options.get("unknown", options.get("unknown_items", "skip")),
+        **_sampling(options),
+        "batch_size": converted(options, "batch_size", whole_number, "a whole number, 1 or more"),
+    }
+    if arguments["filter_seen"] is None:
+        arguments["filter_seen"] = converted(options, "exclude_seen", truth, "True or False")
+    with messages():
+        from recbole_diffusion.recommendation import shown_lists
+        from recbole_diffusion.recommendation.history_text import read_history, separator_of
+        from recbole_diffusion.recommendation.recommender import Recommender
+
+        separator = separator_of(options.get("item_separator", ","))
+        texts = options["history"].split(NEXT)
+        names = [
+            "--history" if len(texts) == 1 else f"--history number {number}" for number in range(1, len(texts) + 1)
+        ]
+        histories = [read_history(text, name, separator) for text, name in zip(texts, names, strict=True)]
+        exclude = read_history(options["exclude"], "--exclude", separator) if "exclude" in options else None
+        for name, history in zip(names, histories, strict=True):
+            if not history:
+                raise UserError(f"{name} has no item; it takes {OPTIONS['history']}")
+        recommender = Recommender.load(options["checkpoint"], config=config, **_loading(options))
+        recommender.check(
+            arguments["k"], arguments["unknown"], arguments["n_samples"], names={"k": "top_k", "unknown": "unknown"}
+        )
+        found = recommender.recommend(histories, exclude=exclude, **arguments)
+        for row, unknown in found.unknown.items():
+            listed = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
+            if found.items[row] is None:
+                raise UserError(f"{names[row]} has no item that the model knows ({listed}); nothing can be recommended")
+            logger.info("%s: %d items that the model does not know are skipped: %s", names[row], len(unknown), listed)
+    return shown_lists.as_json(found) if "json" in flags else shown_lists.as_table(found)
+
+
+def _sampling(options: Mapping[str, str]) -> dict[str, Any]:
+    """Chains of a diffusion model, and how they are merged."""
+    return {
+        "n_samples": converted(options, "n_samples", whole_number, "a whole number, 1 or more") or 1,
+        "diversity": converted(options, "diversity", float, "a number from 0 to 1"),
+        "seed": converted(options, "seed", int, "a whole number"),
+    }
+
+
+def _loading(options: Mapping[str, str]) -> dict[str, Any]:
+    """How a run is loaded."""
+    return {key: options[key] for key in ("retrieval", "stale_index", "added_items", "data_path") if key in options}
+
+
+def _of_file(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) -> str:
+    """A file of lists for a file of histories."""
+    if "output" not in options:
+        raise UserError("recommend needs --output=FILE.parquet beside --histories")
+    if "json" in flags:
+        raise UserError("--json goes with --history, not with --histories=FILE, whose lists are written to --output")
     numbers: dict[str, Any] = {
-        key: _converted(options, key, _whole, "a whole number, 1 or more")
+        key: converted(options, key, whole_number, "a whole number, 1 or more")
         for key in ("top_k", "batch_size", "part_size", "num_actors", "cpus_per_actor")
     }
-    numbers["num_gpus_per_actor"] = _converted(options, "num_gpus_per_actor", _share, "a number, 0 or more")
-    switches = {key: _converted(options, key, _truth, "True or False") for key in ("exclude_seen", "show_progress")}
+    numbers["num_gpus_per_actor"] = converted(options, "num_gpus_per_actor", _share, "a number, 0 or more")
+    switches = {
+        key: converted(options, key, truth, "True or False")
+        for key in ("filter_seen", "exclude_seen", "titles", "show_progress")
+    }
     texts: dict[str, Any] = {
-        key: options[key] for key in ("unknown_items", "ray_address", "data_path") if key in options
+        key: options[key] for key in ("unknown", "unknown_items", "ray_address", "item_separator") if key in options
     }
     given: dict[str, Any] = {key: value for key, value in {**numbers, **switches}.items() if value is not None}
-    with _messages():
+    with messages():
         from recbole_diffusion.recommendation.batch import recommend_file
+        from recbole_diffusion.recommendation.history_text import read_history, separator_of
 
+        separator = separator_of(options.get("item_separator", ","))
+        exclude = read_history(options["exclude"], "--exclude", separator) if "exclude" in options else None
         try:
             made = recommend_file(
                 options["checkpoint"],
@@ -84,7 +181,8 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
                 config=config,
                 resume="resume" in flags,
                 overwrite="overwrite" in flags,
-                **{**texts, **given},
+                exclude=exclude,
+                **{**texts, **given, **_sampling(options), **_loading(options)},
             )
         except KeyboardInterrupt:
             logger.info("the parts that are made stay; the same command goes on with them")
@@ -92,7 +190,8 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
     return _report(made)
 
 
-def _whole(text: str) -> int:
+def whole_number(text: str) -> int:
+    """A number from 1, or a ValueError."""
     number = int(text)
     if number < 1:
         raise ValueError(text)
@@ -106,14 +205,20 @@ def _share(text: str) -> float:
     return number
 
 
-def _truth(text: str) -> bool:
+def truth(text: str) -> bool:
+    """True or False, or a ValueError."""
     value = parse_value(text)
     if not isinstance(value, bool):
         raise ValueError(text)
     return value
 
 
-def _converted(options: Mapping[str, str], key: str, convert: Callable[[str], Value], allowed: str) -> Value | None:
+def converted(options: Mapping[str, str], key: str, convert: Callable[[str], Value], allowed: str) -> Value | None:
+    """The value of an option, None without it.
+
+    Raises:
+        UserError: `convert` does not take its text; `allowed` says what it takes.
+    """
     try:
         return convert(options[key]) if key in options else None
     except ValueError:
@@ -121,7 +226,7 @@ def _converted(options: Mapping[str, str], key: str, convert: Callable[[str], Va
 
 
 @contextmanager
-def _messages() -> Iterator[None]:
+def messages() -> Iterator[None]:
     """What is said on the way goes to standard error."""
     source = logging.getLogger("recbole_diffusion")
     handler = logging.StreamHandler(sys.stderr)

@@ -26,10 +26,14 @@ OPTIONS: dict[str, str] = {
     "max_queue": "NUMBER of requests in the service at a time; more are refused with 503 (default: 256)",
     "max_histories": "NUMBER of histories of a request (default: 64)",
     "max_k": "NUMBER of items of an answer (default: 1000)",
+    "max_samples": "NUMBER of chains that a request may have merged (default: 32)",
     "max_body_bytes": "BYTES of a request's body (default: 1048576)",
     "request_timeout": "SECONDS until a request is read, and until it is answered (default: 30)",
     "stop_timeout": "SECONDS in which requests are finished when the service stops (default: 10)",
     "num_threads": "NUMBER of CPU threads of the model (default: torch's, the cores)",
+    "retrieval": "exact: every item is scored (default); faiss: through the run's index (recbole-diff index)",
+    "stale_index": "rebuild: an index that is absent or of other vectors (default); refuse: end with an error",
+    "added_items": "FILE.parquet of items added after training: item_id, vector, title",
     "data_path": "FOLDER that holds the datasets' folders, for runs without a list of their items",
 }
 FLAGS: dict[str, str] = {"access_log": "a line in the log for each request"}
@@ -44,6 +48,9 @@ examples:
 Every other --key=value overrides a key of the run, as for evaluate.
 """
 EXTRA = ("fastapi", "uvicorn", "pydantic", "prometheus_client")
+
+_OF_THE_RECOMMENDER = ("data_path", "retrieval", "stale_index", "added_items")
+_OF_EACH_CALL = "recbole_diffusion.recommendation.recommender"  # logs for each call what every answer says itself
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +96,8 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
 
         if threads is not None:
             torch.set_num_threads(threads)
-        return Recommender.load(checkpoint, data_path=options.get("data_path"), config=config)
+        given: dict[str, Any] = {key: options[key] for key in _OF_THE_RECOMMENDER if key in options}
+        return Recommender.load(checkpoint, config=config, **given)
 
     with _messages():
         bound = open_socket(options.get("host", "127.0.0.1"), port)
@@ -136,11 +144,12 @@ def _messages() -> Iterator[None]:
     """What is said on the way, uvicorn's warnings among it, goes to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    sources = [logging.getLogger(name) for name in ("recbole_diffusion", "uvicorn")]
+    sources = [logging.getLogger(name) for name in ("recbole_diffusion", "uvicorn", _OF_EACH_CALL)]
     levels = [source.level for source in sources]
-    for source in sources:
+    for source in sources[:2]:
         source.addHandler(handler)
     sources[0].setLevel(logging.INFO)
+    sources[2].setLevel(logging.WARNING)
     try:
         yield
     finally:

@@ -165,7 +165,7 @@ def test_evaluate_gets_its_checkpoint(called: list[Any]) -> None:
         (["recommend"], "recommend needs --checkpoint"),
         (
             ["export"],
-            "'export' is not built yet; run, evaluate, prepare, tune, benchmark, analyse, recommend and serve",
+            "not built yet; run, evaluate, prepare, tune, benchmark, analyse, recommend, index and serve are",
         ),
         (["serve"], "serve needs --checkpoint=RUN_FOLDER"),
         (["prepare"], "prepare needs --input=FILE"),

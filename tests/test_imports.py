@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"counter_streams", "keyed_draws", "batch_share"},
     "loggers": {"training", "errors"},
     "session": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "loggers", "memory_reuse"},
-    "recommendation": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "ray_session"},
+    "retrieval": {"models", "evaluation", "training", "provenance", "errors"},
+    "recommendation": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "ray_session", "retrieval"},
     "quick_start": SETTINGS | {"session", "training", "loggers"},
     "workers": {"config", "compat", "errors", "session", "training", "ray_session"},
     "prepare_command": {"data", "registry", "errors"},
@@ -75,9 +76,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recommend_command": {"recommendation", "config_files", "errors"},
     "service": {"recommendation", "registry", "errors"},
     "serve_command": {"errors"},
+    "index_command": {"recommendation", "recommend_command", "retrieval", "errors"},
     "command_line": SETTINGS
     | {"model_table", "quick_start", "prepare_command"}
-    | {"recommend_command", "tune_command", "benchmark_command", "analyse_command", "serve_command"},
+    | {"recommend_command", "index_command", "tune_command", "benchmark_command", "analyse_command", "serve_command"},
     "__main__": {"command_line"},
 }
 # Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.

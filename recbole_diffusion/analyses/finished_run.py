@@ -20,7 +20,8 @@ from recbole.data.interaction import Interaction
 from recbole_diffusion.analyses.request import Request
 from recbole_diffusion.config import RunConfig
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.models.base import EVALUATION_ROW, DiffusionRecommender
+from recbole_diffusion.models.base import EVALUATION_ROW
+from recbole_diffusion.models.several_chains import why_without_chain
 from recbole_diffusion.quick_start import evaluation_config
 from recbole_diffusion.session import TrainingSession
 from recbole_diffusion.training.reverse_steps_choice import refuse_open_choice
@@ -139,13 +140,7 @@ def check_samples(config: RunConfig, checkpoint: Path, analysis: str) -> None:
     Raises:
         UserError: it is one.
     """
-    why = None
-    if not issubclass(config.entry.model_class, DiffusionRecommender):
-        why = "has no reverse chain; give a run of a diffusion model such as DiffuRec, DimeRec or DMI"
-    elif config["diffusion"] is False:
-        why = "was trained with diffusion: False and has no reverse chain; give a run with diffusion"
-    elif config["rank_by"] == "guidance":
-        why = "ranks by its guidance without a reverse chain (rank_by: guidance); add --rank_by=chain"
+    why = why_without_chain(config.entry.model_class, config)
     if why is not None:
         raise UserError(f"{analysis}: {checkpoint} is of {config.entry.name}, which {why}")
 

@@ -40,6 +40,7 @@ from recbole_diffusion.data.filters import FilteredInteractions
 from recbole_diffusion.data.history_checks import check_histories
 from recbole_diffusion.data.history_dataset import HistoryDataset, keeps_histories
 from recbole_diffusion.data.item_categories import CategoriesOfItems, read_item_categories
+from recbole_diffusion.data.item_titles import titles_of_items
 from recbole_diffusion.data.stable_order import stable_order
 from recbole_diffusion.errors import UserError
 
@@ -262,6 +263,14 @@ class CheckedReading(FilteredInteractions):
             encoding=self.config["encoding"] or "utf-8",
             seq_separator=self.config["seq_separator"],
         )
+
+    def item_titles(self) -> np.ndarray | None:
+        """(V,) titles of the items, from the column `title_field` of the ``.item`` file, which is read now.
+
+        Raises:
+            UserError: `title_field` names no column of text, or the file is not atomic.
+        """
+        return titles_of_items(self.config, Path(self.dataset_path), self.field2id_token[self.iid_field])
 
     def _columns_to_load(
         self,

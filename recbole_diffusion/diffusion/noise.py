@@ -169,6 +169,15 @@ class RowNoise:
         part._places = self._places[chosen if chosen.dtype == torch.bool else chosen.long()]
         return part
 
+    @classmethod
+    def joined(cls, sources: Sequence[RowNoise]) -> RowNoise:
+        """One source for the rows of several, one after the other, each row at the beginning of its stream."""
+        whole = cls([], 0)
+        whole._keys = torch.cat([source._keys[source._places] for source in sources])
+        whole._draws = torch.zeros(len(whole._keys), dtype=torch.int64)
+        whole._places = torch.arange(len(whole._keys))
+        return whole
+
     def normal(
         self,
         shape: Sequence[int],

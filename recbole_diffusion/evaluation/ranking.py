@@ -141,11 +141,10 @@ class TopItems:
 def _ranked_rows(values: Tensor, ids: Tensor, k: int, counts: TargetCounts | None = None) -> RankedRows:
     """Rows with k columns on the CPU, item 0 where the score is -inf or there is no item."""
     items = torch.where(values > -torch.inf, ids, 0).to(torch.int32).cpu().numpy()
-    scores = values.detach().cpu().numpy()
-    if items.shape[1] < k:
-        more = ((0, 0), (0, k - items.shape[1]))
-        items, scores = np.pad(items, more), np.pad(scores, more, constant_values=-np.inf)
-    return RankedRows(items, counts, scores)
+    if items.shape[1] == k:
+        return RankedRows(items, counts, values.detach().cpu().numpy())
+    more = ((0, 0), (0, k - items.shape[1]))
+    return RankedRows(np.pad(items, more), counts, np.pad(values.detach().cpu().numpy(), more, constant_values=-np.inf))
 
 
 @dataclass(frozen=True)

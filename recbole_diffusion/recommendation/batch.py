@@ -16,11 +16,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow
@@ -29,12 +29,15 @@ import torch
 from tqdm import tqdm
 
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.provenance import package_versions
+from recbole_diffusion.provenance import file_digest, package_versions
 from recbole_diffusion.ray_session import import_ray, search_path
 from recbole_diffusion.recommendation import ray_pool
+from recbole_diffusion.recommendation.chains import Sampling
 from recbole_diffusion.recommendation.checkpoints import checkpoint_file
+from recbole_diffusion.recommendation.excluded_items import ExcludedItems
 from recbole_diffusion.recommendation.histories import Unknown
 from recbole_diffusion.recommendation.history_files import HistoryFields, HistoryFile
+from recbole_diffusion.recommendation.history_text import separator_of
 from recbole_diffusion.recommendation.parts import (
     ADVICE,
     METADATA_KEY,
@@ -43,12 +46,15 @@ from recbole_diffusion.recommendation.parts import (
     read_whole,
     written_whole,
 )
-from recbole_diffusion.recommendation.recommender import RankedHistories, Recommender
+from recbole_diffusion.recommendation.recommendations import RankedHistories
+from recbole_diffusion.recommendation.recommender import Recommender
+from recbole_diffusion.retrieval.index_files import IndexFolder
 
 logger = logging.getLogger(__name__)
 
 _VERSIONS = ("recbole_diffusion", "torch", "recbole")  # another one may change last bits
 _FORMAT = 1
+_LATER = ("n_samples", "diversity", "seed", "titles", "retrieval", "item_separator")
 ATTEMPTS = 4  # to make a part, whose actors die
 
 
@@ -79,8 +85,19 @@ def recommend_file(
     output: str | Path,
     *,
     top_k: int = 10,
+    filter_seen: bool | None = None,
+    exclude: Sequence[str | int] | None = None,
+    n_samples: int = 1,
+    diversity: float | None = None,
+    seed: int | None = None,
+    unknown: Unknown = "skip",
+    titles: bool = False,
+    retrieval: Literal["exact", "faiss"] = "exact",
+    stale_index: Literal["rebuild", "refuse"] = "rebuild",
+    added_items: str | Path | None = None,
+    item_separator: str = ",",
     exclude_seen: bool | None = None,
-    unknown_items: Unknown = "drop",
+    unknown_items: Unknown | None = None,
     batch_size: int | None = None,
     part_size: int = 4096,
     num_actors: int | None = None,
@@ -93,15 +110,21 @@ def recommend_file(
     overwrite: bool = False,
     show_progress: bool = True,
 ) -> RecommendedFile:
-    """Recommend items to every user of a Parquet file.
+    """Recommend items to every user of a file.
 
     Args:
         checkpoint: a run's folder or a checkpoint file.
-        histories: a Parquet file, or a folder of them; `history_files` says how it looks.
+        histories: a Parquet, CSV or JSON-lines file, or a folder of them; `history_files` says how it looks.
         output: the Parquet file to write: the user, `items` and `scores`, in the order of the users.
         top_k: items a user.
-        exclude_seen: leave out the items of the history; None does as the run's evaluation.
-        unknown_items: `drop` or `error`.
+        filter_seen: leave out the items of the history; None does as the run's evaluation.
+        exclude: items that nobody is recommended.
+        n_samples, diversity, seed: chains of a diffusion model, and how they are merged, as in `Recommender.recommend`.
+        unknown: `skip` leaves out items of histories that the model does not know, `refuse` refuses them.
+        titles: write a column `titles`, too.
+        retrieval, stale_index, added_items: as in `Recommender.load`.
+        item_separator: between the items of a history that is text.
+        exclude_seen, unknown_items: older names of `filter_seen`, and of `unknown` with the words drop and error.
         batch_size: users ranked at a time; None takes the run's `eval_batch_size`, at most `part_size`.
         part_size: users of a part: what is lost, at most, for each actor when the work is cut.
         num_actors: how many actors; None takes as many as Ray has room for.
@@ -130,26 +153,53 @@ def recommend_file(
             raise UserError(f"{name} is {value}; it must be 1 or more")
     if num_gpus_per_actor < 0:
         raise UserError(f"num_gpus_per_actor is {num_gpus_per_actor}; it must be 0 or more")
+    if filter_seen is not None and exclude_seen is not None:
+        raise UserError("exclude_seen is the older name of filter_seen; give one of them")
+    filter_seen = exclude_seen if filter_seen is None else filter_seen
+    if unknown_items is not None and unknown != "skip":
+        raise UserError("unknown_items is the older name of unknown; give one of them")
+    named = "unknown" if unknown_items is None else "unknown_items"
     paths = [Path(os.path.abspath(path)) for path in (checkpoint, histories, output)]
-    recommender = Recommender.load(paths[0], device="cpu", data_path=data_path, config=config)
-    if recommender.config["eval_seed"] is None:
+    added = None if added_items is None else os.path.abspath(added_items)
+    recommender = Recommender.load(
+        paths[0],
+        device="cpu",
+        data_path=data_path,
+        config=config,
+        retrieval=retrieval,
+        stale_index=stale_index,
+        added_items=added,
+    )
+    if recommender.config["eval_seed"] is None and seed is None:
         raise UserError("eval_seed is ~, so lists would not repeat; give a number with --eval_seed")
+    sampling = Sampling.of(n_samples, diversity, seed)
+    policy = recommender.check(top_k, unknown_items or unknown, n_samples, names={"k": "top_k", "unknown": named})
+    ExcludedItems.of(exclude, 0, recommender.ids, policy)
+    if titles and recommender.titles is None:
+        raise UserError("titles are asked for, and the run's data have none; leave titles out, or set title_field")
     settings = Settings(
         checkpoint=str(checkpoint_file(paths[0])),
         top_k=top_k,
-        exclude_seen=bool(recommender.config["filter_seen"]) if exclude_seen is None else exclude_seen,
-        unknown_items=unknown_items,
+        exclude_seen=bool(recommender.config["filter_seen"]) if filter_seen is None else filter_seen,
+        unknown_items="error" if policy == "refuse" else "drop",
         batch_size=min(batch_size or recommender.config["eval_batch_size"], part_size),
         threads=cpus_per_actor,
         device="cuda" if num_gpus_per_actor else "cpu",
         data_path=_absolute(recommender.config.to_plain().get("data_path")),
         config=json.dumps(dict(config or {}), sort_keys=True),
         search_path=search_path(),
+        exclude=tuple(map(str, exclude or ())),
+        n_samples=sampling.samples,
+        diversity=sampling.diversity,
+        seed=seed,
+        titles=titles,
+        retrieval=retrieval,
+        added_items=added,
+        item_separator=item_separator,
     )
-    recommender.check(top_k, unknown_items)
     fields = HistoryFields(*(recommender.config[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")))
-    source = HistoryFile(paths[1], fields)
-    schema = output_schema(source, recommender.tokens)
+    source = HistoryFile(paths[1], fields, separator_of(item_separator))
+    schema = output_schema(source, recommender.tokens, titles)
     del recommender
     folder = PartFolder(paths[2])
     wanted = _wanted(settings, source, part_size, show_progress)
@@ -195,20 +245,32 @@ class Settings:
     data_path: str | None
     config: str
     search_path: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    n_samples: int = 1
+    diversity: float = 0.0
+    seed: int | None = None
+    titles: bool = False
+    retrieval: Literal["exact", "faiss"] = "exact"
+    added_items: str | None = None
+    item_separator: str = ","
+
+    @property
+    def sampling(self) -> Sampling:
+        """Chains, and how they are merged."""
+        return Sampling(self.n_samples, self.diversity, self.seed)
 
 
-def output_schema(source: HistoryFile, tokens: np.ndarray) -> pyarrow.Schema:
+def output_schema(source: HistoryFile, tokens: np.ndarray, titles: bool = False) -> pyarrow.Schema:
     """Columns of the output: users as they are in the histories; items whole numbers where those of the histories are,
     and all of the run's (V,) can be, else text."""
     whole = pyarrow.types.is_integer(source.item_type) and all(map(_is_whole, tokens[1:].tolist()))
     item_type = pyarrow.int64() if whole else pyarrow.string()
-    return pyarrow.schema(
-        [
-            (source.fields.user, source.user_type),
-            ("items", pyarrow.list_(item_type)),
-            ("scores", pyarrow.list_(pyarrow.float32())),
-        ]
-    )
+    columns = [
+        (source.fields.user, source.user_type),
+        ("items", pyarrow.list_(item_type)),
+        ("scores", pyarrow.list_(pyarrow.float32())),
+    ]
+    return pyarrow.schema([*columns, ("titles", pyarrow.list_(pyarrow.string()))] if titles else columns)
 
 
 def _is_whole(token: str) -> bool:
@@ -256,11 +318,21 @@ def _wanted(settings: Settings, source: HistoryFile, part_size: int, show_progre
     with _bar("check histories", source.size, show_progress, unit="B") as bar:
         digest = source.digest(bar.update)
     names = ("top_k", "exclude_seen", "unknown_items", "batch_size", "threads", "device", "config")
+    # what was not always there is named where it is used, so that other files stay as they were
+    more = {name: getattr(settings, name) for name in _LATER if getattr(settings, name) != getattr(Settings, name)}
+    if settings.exclude:
+        more["exclude"] = list(settings.exclude)
+    if settings.retrieval == "faiss":
+        index = IndexFolder.beside(Path(settings.checkpoint)).facts() or {}
+        more["index"] = [index.get("file"), index.get("search")]
+    if settings.added_items:
+        more["added_items"] = file_digest(Path(settings.added_items))
     return {
         "format": _FORMAT,
         "checkpoint": weights.hexdigest(),
         "histories": digest,
         **{name: getattr(settings, name) for name in names},
+        **more,
         "part_size": part_size,
         "versions": {name: versions[name] for name in _VERSIONS},
     }
@@ -324,19 +396,24 @@ class PartRecommender:
                 data_path=settings.data_path,
                 device=settings.device,
                 config=json.loads(settings.config),
+                retrieval=settings.retrieval,
+                stale_index="refuse",
+                added_items=settings.added_items,
             )
         table = read_whole(self.folder.histories(part))
         user, histories = (table[name].combine_chunks() for name in ("user", "items"))
         found = self.recommender.recommend_lists(
             histories,
             settings.top_k,
-            exclude_seen=settings.exclude_seen,
+            filter_seen=settings.exclude_seen,
+            exclude=settings.exclude,
+            sampling=settings.sampling,
             row_keys=user_keys(user),
-            unknown_items=settings.unknown_items,
+            unknown=settings.unknown_items,
             batch_size=settings.batch_size,
             first_row=part * self.part_size,
         )
-        lists = as_lists(found, self.recommender.tokens)
+        lists = as_lists(found, self.recommender.tokens, self.recommender.titles if settings.titles else None)
         counts = {"unknown_items": int(found.unknown.sum()), "without_history": int((~found.answered).sum())}
         made = pyarrow.table({"user": user, **lists}).replace_schema_metadata({METADATA_KEY: json.dumps(counts)})
         with written_whole(path, ADVICE) as temporary:
@@ -351,15 +428,14 @@ def user_keys(users: pyarrow.Array) -> np.ndarray:
     return np.frombuffer(digests, dtype="<i8").astype(np.int64)
 
 
-def as_lists(found: RankedHistories, tokens: np.ndarray) -> dict[str, pyarrow.Array]:
-    """Items (tokens) and scores as Arrow lists, null where a history has no item that the run knows."""
+def as_lists(found: RankedHistories, tokens: np.ndarray, titles: np.ndarray | None = None) -> dict[str, pyarrow.Array]:
+    """Items (tokens), scores and titles as Arrow lists, null where a history has no item that the run knows."""
     kept = found.items > 0
     sizes = np.where(found.answered, found.sizes, 0)
     offsets = pyarrow.array(np.concatenate(([0], np.cumsum(sizes))).astype(np.int32))
     unanswered = pyarrow.array(~found.answered)
     items = pyarrow.array(tokens[found.items[kept]].tolist(), pyarrow.string())
-    scores = pyarrow.array(found.scores[kept])
-    return {
-        name: pyarrow.ListArray.from_arrays(offsets, values, mask=unanswered)
-        for name, values in (("items", items), ("scores", scores))
-    }
+    columns = {"items": items, "scores": pyarrow.array(found.scores[kept])}
+    if titles is not None:
+        columns["titles"] = pyarrow.array(titles[found.items[kept]].tolist(), pyarrow.string())
+    return {name: pyarrow.ListArray.from_arrays(offsets, values, mask=unanswered) for name, values in columns.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from recbole.utils import init_seed
 
+import recbole_diffusion
 from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.config_keys import drop_stale_choice
+from recbole_diffusion.data.item_titles import titles_of_items
 from recbole_diffusion.data.loading import prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
@@ -34,12 +36,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model with its weights, on its device, its configuration, the items' tokens (V,) and the checkpoint file."""
+    """A model with its weights, on its device.
+
+    Attributes:
+        model: the model.
+        config: its configuration.
+        tokens: (V,) the items' tokens, padding first.
+        path: the checkpoint file.
+        titles: gives (V,) the items' titles, None for an item without one; None where the data have no titles.
+    """
 
     model: torch.nn.Module
     config: RunConfig
     tokens: np.ndarray
     path: Path
+    titles: Callable[[], np.ndarray | None]
 
 
 def checkpoint_file(checkpoint: str | Path) -> Path:
@@ -70,13 +81,36 @@ def open_model(
     """
     path = checkpoint_file(checkpoint)
     stored = read_checkpoint(path)
+    _refuse_other_versions(stored, path)
     settings = _settings(stored, path, data_path, device, config)
     built = _build_of_items(settings, stored, path)
     if built is None:
         built = _build_of_data(settings, stored, path)
-    model, tokens = built
+    model, tokens, titles = built
     load_model(model, stored, path)
-    return OpenedModel(model.to(settings["device"]).eval(), settings, tokens, path)
+    return OpenedModel(model.to(settings["device"]).eval(), settings, tokens, path, titles)
+
+
+def _refuse_other_versions(stored: Checkpoint, path: Path) -> None:
+    """Refuse a header without what is read of it, as another version of this package may have written it.
+
+    Raises:
+        UserError: names what is missing, and the versions.
+    """
+    config, data = stored.facts.get("config"), stored.facts.get("data")
+    missing = None
+    if not isinstance(config, dict) or not {"model", "dataset"} <= set(config):
+        missing = "config"
+    elif data is not None and not (isinstance(data, dict) and {"ids", "users"} <= set(data)):
+        missing = "data"
+    if missing:
+        versions = stored.facts.get("versions")
+        written = versions.get("recbole_diffusion") if isinstance(versions, dict) else None
+        here = recbole_diffusion.__version__
+        remedy = f"it was written by version {written}; load it with that one, or train the run again"
+        if written in (None, here):
+            remedy = "it is damaged; give another checkpoint, or train the run again"
+        raise UserError(f"{path} has no '{missing}' in its header that version {here} can read: {remedy}")
 
 
 def _settings(
@@ -114,7 +148,10 @@ def _device_keys(device: str) -> dict[str, Any]:
     return {"use_gpu": True, "gpu_id": number or "0"}
 
 
-def _build_of_items(config: RunConfig, stored: Checkpoint, path: Path) -> tuple[torch.nn.Module, np.ndarray] | None:
+Built = tuple[torch.nn.Module, np.ndarray, Callable[[], "np.ndarray | None"]]
+
+
+def _build_of_items(config: RunConfig, stored: Checkpoint, path: Path) -> Built | None:
     """The model built from the items beside the checkpoint; None where there are none or it asks for more."""
     file = path.with_name(ITEMS_FILE)
     data = stored.facts.get("data")
@@ -129,16 +166,28 @@ def _build_of_items(config: RunConfig, stored: Checkpoint, path: Path) -> tuple[
     except NeedsTrainingData as error:
         logger.info("%s asks for %s, which is not in %s: the dataset is read", config.entry.name, error, ITEMS_FILE)
         return None
-    return model, catalogue.tokens
+    if catalogue.titled and config["title_field"] == stored.facts["config"].get("title_field"):
+        return model, catalogue.tokens, lambda: catalogue.titles
+    return model, catalogue.tokens, lambda: _titles_of_data(config, catalogue.tokens)
 
 
-def _build_of_data(config: RunConfig, stored: Checkpoint, path: Path) -> tuple[torch.nn.Module, np.ndarray]:
+def _titles_of_data(config: RunConfig, tokens: np.ndarray) -> np.ndarray | None:
+    """Titles from the dataset's file, for a run that kept none; a file that cannot be read is said in the log."""
+    try:
+        return titles_of_items(config, Path(config["data_path"]), tokens.tolist())
+    except UserError as error:
+        logger.warning("items have no titles: %s", error)
+        return None
+
+
+def _build_of_data(config: RunConfig, stored: Checkpoint, path: Path) -> Built:
     """The model built from its dataset."""
     dataset = checked_dataset(config.entry.dataset_class)(config)
     train_data = prepare_loaders(config, dataset)[0]
     fingerprint = data_fingerprint(Path(config["data_path"]), dataset)
     check_same_data(stored.facts.get("data"), fingerprint, path, same_files=False)
-    return _build(config, train_data._dataset), dataset.field2id_token[dataset.iid_field]
+    tokens = np.asarray(dataset.field2id_token[dataset.iid_field])
+    return _build(config, train_data._dataset), tokens, lambda: _titles_of_data(config, tokens)
 
 
 def _build(config: RunConfig, dataset: Any) -> torch.nn.Module:

@@ -1,8 +1,10 @@
-"""Parquet files of histories, read as a stream of users with their lists of items.
+"""Files of histories - Parquet, CSV and other text, JSON lines - read as a stream of users with their lists of items.
 
-Two forms, told apart by the type of the item column (the names are the run's, by default those below):
+Three forms, told apart by the columns (the names are the run's, by default those below):
 
-    user_id, item_id: list                one row a user, items oldest first; users come out as they stand in the file
+    user_id, history                      one row a user: a list of items, or text such as a,b,c, oldest first; users
+                                          come out as they stand in the file, without user_id with their rows' numbers
+    user_id, item_id: list                the same, by the name of the item column
     user_id, item_id, timestamp           one row an interaction; users come out in order of their ids, each one's items
                                           in order of time, equal times as they stand in the file
 
@@ -27,11 +29,12 @@ import pyarrow.parquet
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.recommendation.histories import is_list_type, is_token_type
+from recbole_diffusion.recommendation.history_tables import KINDS, TIME, HistoryTable, kind_of, open_table
+from recbole_diffusion.recommendation.history_text import SEPARATOR, separator_of
 
 logger = logging.getLogger(__name__)
 
 ROWS = 65_536  # of interactions, read at a time
-BUFFER = 1 << 20  # bytes of a column read at a time; Arrow by default holds a row group, which may be the whole file
 ROW_NUMBER = "row"  # column that keeps equal times as they stand in the file
 
 Sort = Callable[[Path, list[str]], Iterator[pyarrow.Table]]
@@ -44,70 +47,89 @@ class HistoryFields:
     user: str = "user_id"
     item: str = "item_id"
     time: str = "timestamp"
+    history: str = "history"
 
 
 class HistoryFile:
     """A file, or a folder of files, with histories.
 
+    Args:
+        path: the file or folder.
+        fields: names of the columns.
+        separator: between the items of a history that is text.
+
     Attributes:
         files: the files in order of their names.
         lists: whether a row is a user; else it is an interaction.
-        rows: how many rows there are.
+        rows: how many rows there are; None where only reading tells.
         user_type, item_type: Arrow types of users and items.
 
     Raises:
-        UserError: there is none, it is no Parquet, or its columns are not those of either form.
+        UserError: there is none, it is none of the kinds, or its columns are not those of any form.
     """
 
-    def __init__(self, path: Path, fields: HistoryFields) -> None:
+    def __init__(self, path: Path, fields: HistoryFields, separator: str = SEPARATOR) -> None:
         self.path, self.fields = path, fields
-        self.files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        if not self.files:
-            raise UserError(f"{path} holds no .parquet file; give one with --histories")
-        self.rows = 0
+        self.files = _files(path)
+        self.rows: int | None = 0
+        self._tables: list[HistoryTable] = []
         kinds: set[tuple[Any, ...]] = set()
         for file in self.files:
-            schema, rows = _layout(file)
-            self.rows += rows
-            kinds.add(self._columns(file, schema))
+            table = open_table(file, fields.time, fields.history, separator)
+            self._tables.append(table)
+            self.rows = None if self.rows is None or table.rows is None else self.rows + table.rows
+            kinds.add(self._columns(table))
         if len(kinds) > 1:
             raise UserError(f"the files of {path} have columns of different types: {sorted(map(str, kinds))}")
-        self.user_type, item_type = next(iter(kinds))[:2]
+        self._user, self._item, self.user_type, item_type = next(iter(kinds))[:4]
         self.lists = is_list_type(item_type)
         self.item_type = item_type.value_type if self.lists else item_type
 
-    def _columns(self, file: Path, schema: pyarrow.Schema) -> tuple[Any, ...]:
-        """Types of the columns that are read.
+    def _columns(self, table: HistoryTable) -> tuple[Any, ...]:
+        """Names of the columns of users (None for numbers of rows) and items, and types of those that are read.
 
         Raises:
             UserError: one is absent or of a type that it cannot have.
         """
-        fields = self.fields
-        for name in (fields.user, fields.item):
-            if name not in schema.names:
-                raise UserError(f"{file} has no column {name}; it has {', '.join(schema.names)}")
-        user, item = (_plain(schema.field(name).type) for name in (fields.user, fields.item))
+        fields, file = self.fields, table.path
+        types = {name: _plain(kind) for name, kind in table.types.items()}
+        if list(types) == [fields.history]:
+            self._check_lists(file, fields.history, types[fields.history])
+            return None, fields.history, pyarrow.int64(), types[fields.history]
+        if fields.user not in types:
+            raise UserError(f"{file} has no column {fields.user}; it has {', '.join(types)}")
+        user = types[fields.user]
         if not is_token_type(user):
             raise UserError(f"{file}: column {fields.user} is {user}; it must be text or whole numbers")
+        if fields.history in types:
+            self._check_lists(file, fields.history, types[fields.history])
+            return fields.user, fields.history, user, types[fields.history]
+        if fields.item not in types:
+            raise UserError(f"{file} has no column {fields.item} or {fields.history}; it has {', '.join(types)}")
+        item = types[fields.item]
         if is_list_type(item):
-            if not is_token_type(item.value_type):
-                raise UserError(f"{file}: column {fields.item} is {item}; its lists must be of text or whole numbers")
-            return user, item
+            self._check_lists(file, fields.item, item)
+            return fields.user, fields.item, user, item
         if not is_token_type(item):
             raise UserError(
                 f"{file}: column {fields.item} is {item}; it must be lists of items, one row a user, or items, one row "
                 "an interaction"
             )
-        if fields.time not in schema.names:
+        if fields.time not in types:
             raise UserError(
                 f"{file}: column {fields.item} is {item}, so a row is an interaction, but there is no column "
-                f"{fields.time} to order a user's items by"
+                f"{fields.time} to order a user's items by; a column of whole histories is named {fields.history}"
             )
-        time = schema.field(fields.time).type
-        types = pyarrow.types
-        if not (types.is_integer(time) or types.is_floating(time) or types.is_temporal(time)):
+        time = types[fields.time]
+        kinds = pyarrow.types
+        if not (kinds.is_integer(time) or kinds.is_floating(time) or kinds.is_temporal(time) or time == TIME):
             raise UserError(f"{file}: column {fields.time} is {time}; it must be numbers or times")
-        return user, item, time
+        return fields.user, fields.item, user, item, time
+
+    @staticmethod
+    def _check_lists(file: Path, name: str, kind: pyarrow.DataType) -> None:
+        if not is_list_type(kind) or not is_token_type(kind.value_type):
+            raise UserError(f"{file}: column {name} is {kind}; its lists must be of text or whole numbers")
 
     def digest(self, progress: Callable[[int], Any] = lambda count: None) -> str:
         """SHA-256 of the files, one after the other.
@@ -159,18 +181,19 @@ class HistoryFile:
     def _batches(self) -> Iterator[tuple[int, pyarrow.Table]]:
         """The number of the first row, and rows, of one batch after the other."""
         fields, first = self.fields, 0
-        names = [fields.user, fields.item] + [fields.time] * (not self.lists)
-        for file in self.files:
-            with pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER) as opened:
-                for batch in opened.iter_batches(ROWS if not self.lists else ROWS // 16, columns=names):
-                    table = pyarrow.Table.from_batches([batch]).select(names)
-                    table = table.cast(
-                        pyarrow.schema([(field.name, _plain(field.type)) for field in table.schema]), safe=True
-                    )
-                    for name in [fields.user] if self.lists else names:
-                        self._refuse_nulls(table[name], name, first)
-                    yield first, table
-                    first += len(table)
+        names = [name for name in (self._user, self._item) if name] + [fields.time] * (not self.lists)
+        for source in self._tables:
+            for batch in source.batches(names, ROWS if not self.lists else ROWS // 16):
+                table = batch.cast(
+                    pyarrow.schema([(field.name, _plain(field.type)) for field in batch.schema]), safe=True
+                )
+                for name in ([self._user] if self._user else []) if self.lists else names:
+                    self._refuse_nulls(table[name], name, first)
+                if self._user is None:
+                    numbers = pyarrow.array(np.arange(first + 1, first + len(table) + 1, dtype=np.int64))
+                    table = table.add_column(0, fields.user, numbers)
+                yield first, table
+                first += len(table)
 
     def _refuse_nulls(self, column: pyarrow.ChunkedArray, name: str, first: int) -> None:
         broken = pyarrow.compute.is_null(column, nan_is_null=pyarrow.types.is_floating(column.type))
@@ -219,19 +242,47 @@ class HistoryFile:
             yield _lists(open_user, np.zeros(1, dtype=np.int64))
 
 
-def _layout(file: Path) -> tuple[pyarrow.Schema, int]:
-    """A file's schema and number of rows.
+def read_histories(path: Path, config: Any, separator: str, most: int) -> list[list[str]]:
+    """Histories of the first rows of a file or folder, `most` of them.
+
+    Args:
+        path: one row a user.
+        config: a run's keys, which name the columns.
+        separator: between the items of a history that is text.
+        most: how many.
 
     Raises:
-        UserError: it is absent or no Parquet.
+        UserError: the file cannot be read, or has one row an interaction.
     """
-    try:
-        with pyarrow.parquet.ParquetFile(file) as opened:
-            return opened.schema_arrow, opened.metadata.num_rows
-    except FileNotFoundError:
-        raise UserError(f"no file {file}; give one with --histories") from None
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{file} is no readable Parquet file ({str(error).splitlines()[0]})") from error
+    fields = HistoryFields(*(config[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")))
+    source = HistoryFile(path, fields, separator_of(separator))
+    if not source.lists:
+        raise UserError(
+            f"{path} has one row an interaction; give histories, one row a user, in a column {fields.history}"
+        )
+    found: list[list[str]] = []
+    for _, table in source._batches():
+        found += [[str(item) for item in row or ()] for row in table.column(1).to_pylist()]
+        if len(found) >= most:
+            break
+    return found[:most]
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or those of a folder in order of their names, all of one kind.
+
+    Raises:
+        UserError: the folder has none, or of several kinds.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in KINDS and not file.name.startswith("."))
+    if not found:
+        raise UserError(f"{path} holds no .parquet file, nor {', '.join(list(KINDS)[1:])}; give one with --histories")
+    kinds = sorted({kind_of(file) for file in found})
+    if len(kinds) > 1:
+        raise UserError(f"{path} holds files of several kinds ({', '.join(kinds)}); give a folder of one kind")
+    return found
 
 
 def _plain(kind: pyarrow.DataType) -> pyarrow.DataType:

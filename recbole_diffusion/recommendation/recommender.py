@@ -8,66 +8,42 @@ given, so a row gets the same items whatever stands beside it.
 The items come from best/items.parquet, so no data are read; an older run without that file, or a model that asks for
 more of the data than items, reads its dataset.
 
-Shapes: B rows, K user vectors a row, V items (0 is padding), k cut-off.
+Shapes: B rows, V items (0 is padding), D embedding, k cut-off.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow
 import torch
-from recbole.data.interaction import Interaction
-from recbole.model.abstract_recommender import AbstractRecommender
-from recbole.utils import ModelType
-from torch import Tensor
 
 from recbole_diffusion.config import RunConfig
-from recbole_diffusion.data.history_length import needs_fixed_width
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.evaluation.ranking import RankedRows, rank_by_rows, rank_by_vectors
-from recbole_diffusion.models.base import EVALUATION_ROW, VectorRecommender, relevance
+from recbole_diffusion.recommendation.added_items import checked_items, checked_vectors
+from recbole_diffusion.recommendation.chains import Sampling
 from recbole_diffusion.recommendation.checkpoints import open_model
+from recbole_diffusion.recommendation.excluded_items import ExcludedItems
 from recbole_diffusion.recommendation.histories import (
-    UNKNOWN,
     EncodedHistories,
     ItemIds,
     Unknown,
     encode,
+    encode_lists,
+    settled_unknown,
     token_lists,
 )
+from recbole_diffusion.recommendation.history_ranking import HistoryRanking
+from recbole_diffusion.recommendation.recommendations import RankedHistories, Recommendations
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Recommendations:
-    """What was recommended; unpacks into `items, scores`.
-
-    Attributes:
-        items: for each history its best items, best first; None where the history has no item that the run knows.
-            Fewer than were asked for where fewer may be recommended.
-        scores: their scores, as the model gives them.
-        unknown_items: items of histories that the run does not know, left out.
-        without_history: histories that are answered with None.
-    """
-
-    items: list[list[str] | None]
-    scores: list[list[float] | None]
-    unknown_items: int
-    without_history: int
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.items, self.scores))
-
-    def __len__(self) -> int:
-        return len(self.items)
+RETRIEVAL = ("exact", "faiss")
 
 
 class Recommender:
@@ -75,23 +51,29 @@ class Recommender:
 
     Attributes:
         config: the run's configuration.
-        tokens: (V,) token of each internal item id, padding first.
+        tokens: (V,) token of each internal item id, padding first; items that were added follow.
         checkpoint: the file that the weights come from.
+        ranking: the model, and how items are found.
     """
 
-    def __init__(self, model: torch.nn.Module, config: RunConfig, tokens: np.ndarray, checkpoint: Path) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: RunConfig,
+        tokens: np.ndarray,
+        checkpoint: Path,
+        titles: Callable[[], np.ndarray | None] = lambda: None,
+    ) -> None:
         self.model: Any = model.eval()
         self.config = config
         self.tokens = np.asarray(tokens, dtype=object)
         self.checkpoint = checkpoint
         self.ids = ItemIds(self.tokens)
         self.device = torch.device(config["device"])
-        self._history_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
-        self._full_width = needs_fixed_width(config.model_class)
-        self._item_vectors: Tensor | None = None
-        if getattr(self.model.full_sort_predict, "__func__", None) is VectorRecommender.full_sort_predict:
-            self._item_vectors = self._vectors_of_items()
-        self._refuse_readers_of_more()
+        self.ranking = HistoryRanking(self.model, config, len(self.tokens))
+        self.ranking.refuse_readers_of_more()
+        self._titles_of_run = titles
+        self._titles_added: list[str | None] = []
 
     @classmethod
     def load(
@@ -101,6 +83,9 @@ class Recommender:
         data_path: str | Path | None = None,
         device: str | None = None,
         config: Mapping[str, Any] | None = None,
+        retrieval: Literal["exact", "faiss"] = "exact",
+        stale_index: Literal["rebuild", "refuse"] = "rebuild",
+        added_items: str | Path | None = None,
     ) -> Recommender:
         """A run's best epoch.
 
@@ -110,63 +95,144 @@ class Recommender:
                 where they were.
             device: `cpu`, `cuda` or `cuda:N`; None takes a GPU where there is one.
             config: keys that override those of the run, such as `reverse_steps`, `n_eval_samples` or `eval_seed`.
+            retrieval: `exact` scores every item; `faiss` asks the run's index, which is built if it is not there.
+            stale_index: what to do about an index that is absent, damaged or of other vectors: `rebuild` or `refuse`.
+            added_items: a Parquet file of items that were added after training; `added_items` says how it looks.
 
         Raises:
-            UserError: no such checkpoint, it is damaged, its model reads more of a row than its items.
+            UserError: no such checkpoint, it is damaged, its model reads more of a row than its items, or there is no
+                index for it where that is refused.
         """
+        if retrieval not in RETRIEVAL:
+            raise UserError(f"retrieval is {retrieval!r}; it must be {' or '.join(RETRIEVAL)}")
         opened = open_model(checkpoint, data_path=data_path, device=device, config=config)
-        return cls(opened.model, opened.config, opened.tokens, opened.path)
+        made = cls(opened.model, opened.config, opened.tokens, opened.path, opened.titles)
+        items = None if added_items is None else checked_items(Path(added_items), made.config["ITEM_ID_FIELD"])
+        if retrieval == "faiss":
+            from recbole_diffusion.recommendation.run_index import use_index
+
+            use_index(made, stale=stale_index, added=items)
+        elif items is not None:
+            made.add_items(*items)
+        return made
+
+    # items ------------------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def titles(self) -> np.ndarray | None:
+        """(V,) title of each item, None for an item without one; None where the data have no titles.
+
+        They were kept when the run was trained; an older run's are read from its data, where these still are.
+        """
+        known = self._titles_of_run()
+        if known is None and not any(title is not None for title in self._titles_added):
+            return None
+        if known is None:
+            known = np.full(self.ids.known, None, dtype=object)
+        return np.concatenate((known, np.array([*self._titles_added, None], dtype=object)[:-1]))
+
+    def add_items(self, tokens: Sequence[str], vectors: Any, titles: Sequence[str | None] | None = None) -> None:
+        """Recommend items that were added after training, by vectors of their own.
+
+        They are ranked beside the others by the model's score. The model has no embedding of them: in a history they
+        are left out of what it reads, and counted, as unknown items are; `filter_seen` does not recommend them again.
+
+        Args:
+            tokens: (A,) a token each, none that is there.
+            vectors: (A, D) what user vectors are scored against, in the space of `model.item_vectors()`.
+            titles: (A,) a title each, or None.
+
+        Raises:
+            UserError: the model scores items itself, or tokens, vectors or titles are not as they must be.
+        """
+        search = self.ranking.search
+        if search is None:
+            raise UserError(
+                f"{self.config.entry.name} scores its own items alone and has no vectors to compare others with; add "
+                "items to a model of this package"
+            )
+        names, values, names_of = checked_vectors(tokens, vectors, titles, int(search.items.shape[1]), self.ids)
+        self.ids.add(names)
+        self.tokens = np.concatenate((self.tokens, np.array([*names, None], dtype=object)[:-1]))
+        search.add(torch.from_numpy(values))
+        self._titles_added += names_of
+        self.__dict__.pop("titles", None)
+
+    # recommending -----------------------------------------------------------------------------------------------------
 
     def recommend(
         self,
         histories: Iterable[Sequence[Any]],
-        top_k: int = 10,
+        k: int = 20,
         *,
-        exclude_seen: bool | None = None,
+        filter_seen: bool | None = None,
+        exclude: Sequence[Any] | None = None,
+        n_samples: int = 1,
+        diversity: float | None = None,
+        seed: int | None = None,
+        unknown: Unknown = "skip",
         row_keys: Sequence[int] | np.ndarray | None = None,
-        unknown_items: Unknown = "drop",
         batch_size: int | None = None,
     ) -> Recommendations:
         """The best items for each history.
 
         Args:
             histories: lists of item tokens, oldest first.
-            top_k: how many items.
-            exclude_seen: whether items of the history are left out; None does as the run's evaluation
-                (`filter_seen`).
+            k: how many items.
+            filter_seen: whether items of the history are left out, all of them, also those that the model does not
+                read any more; None does as the run's evaluation.
+            exclude: items that are not to be recommended: tokens, for all histories, or a list of tokens for each.
+            n_samples: chains of a diffusion model that are drawn and merged.
+            diversity: what merging goes by: from 0, the mean of the chains, to 1, what single chains rank first;
+                `chains` says how. None is 0.5 where there are several chains.
+            seed: of a diffusion model's noise; None takes the run's `eval_seed`.
+            unknown: `skip` leaves out, and counts, items that the model does not know; `refuse` refuses them.
             row_keys: a whole number for each history, what its noise is keyed by; evaluation's keys are the rows'
                 numbers. None keys by the history itself. Models without noise read none.
-            unknown_items: `drop` leaves out, and counts, items of histories that the run does not know; `error`
-                refuses them.
             batch_size: histories at a time; None takes `eval_batch_size`.
 
         Raises:
             UserError: more items are asked for than there are, an unknown item, keys that do not fit the histories.
         """
-        found = self.recommend_lists(
-            token_lists(histories),
-            top_k,
-            exclude_seen=exclude_seen,
-            row_keys=row_keys,
-            unknown_items=unknown_items,
-            batch_size=batch_size,
+        rows = token_lists(histories)
+        policy = self.check(k, unknown, n_samples)
+        found = self._recommend(
+            encode_lists(rows, self.ids, policy),
+            k,
+            filter_seen,
+            ExcludedItems.of(exclude, len(rows), self.ids, policy),
+            Sampling.of(n_samples, diversity, seed),
+            row_keys,
+            batch_size,
         )
-        items: list[list[str] | None] = [None] * len(found)
-        scores: list[list[float] | None] = [None] * len(found)
-        for row in np.flatnonzero(found.answered).tolist():
-            size = int(found.sizes[row])
-            items[row] = self.tokens[found.items[row, :size]].tolist()
-            scores[row] = found.scores[row, :size].tolist()
-        return Recommendations(items, scores, int(found.unknown.sum()), int((~found.answered).sum()))
+        sizes = found.sizes.tolist()
+        answered = found.answered.tolist()
+        chosen = [ids[:size] if yes else None for ids, size, yes in zip(found.items, sizes, answered)]
+        titles = self.titles
+        missing = {
+            row: [token for token in rows[row] if not 0 < self.ids.id_of(token) < self.ids.known]
+            for row in np.flatnonzero(found.unknown).tolist()
+        }
+        return Recommendations(
+            [None if ids is None else self.tokens[ids].tolist() for ids in chosen],
+            [row[:size].tolist() if yes else None for row, size, yes in zip(found.scores, sizes, answered)],
+            int(found.unknown.sum()),
+            answered.count(False),
+            None if titles is None else [None if ids is None else titles[ids].tolist() for ids in chosen],
+            missing,
+            found.cut,
+        )
 
     def recommend_lists(
         self,
         histories: pyarrow.Array,
-        top_k: int = 10,
+        k: int = 20,
         *,
-        exclude_seen: bool | None = None,
+        filter_seen: bool | None = None,
+        exclude: Sequence[Any] | None = None,
+        sampling: Sampling | None = None,
+        unknown: Unknown = "skip",
         row_keys: Sequence[int] | np.ndarray | None = None,
-        unknown_items: Unknown = "drop",
         batch_size: int | None = None,
         first_row: int = 0,
     ) -> RankedHistories:
@@ -174,126 +240,79 @@ class Recommender:
 
         Args:
             histories: (B,) lists of tokens.
+            sampling: chains, and how they are merged.
             first_row: number of the first row, for messages; the others are those of `recommend`.
 
         Raises:
             UserError: as `recommend`.
         """
-        self.check(top_k, unknown_items)
-        if row_keys is not None and len(row_keys) != len(histories):
-            raise UserError(f"row_keys has {len(row_keys)} keys for {len(histories)} histories; give one for each")
+        sampling = sampling or Sampling()
+        policy = self.check(k, unknown, sampling.samples)
+        excluded = ExcludedItems.of(exclude, len(histories), self.ids, policy)
+        encoded = encode(histories, self.ids, policy, first_row)
+        return self._recommend(encoded, k, filter_seen, excluded, sampling, row_keys, batch_size)
+
+    def _recommend(
+        self,
+        encoded: EncodedHistories,
+        k: int,
+        filter_seen: bool | None,
+        excluded: ExcludedItems,
+        sampling: Sampling,
+        row_keys: Sequence[int] | np.ndarray | None,
+        batch_size: int | None,
+    ) -> RankedHistories:
+        """`recommend` in ids."""
+        if row_keys is not None and len(row_keys) != len(encoded):
+            raise UserError(f"row_keys has {len(row_keys)} keys for {len(encoded)} histories; give one for each")
+        if batch_size is not None and batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
         keys = None if row_keys is None else np.asarray(row_keys, dtype=np.int64)
-        leave_out = bool(self.config["filter_seen"]) if exclude_seen is None else exclude_seen
-        encoded = encode(histories, self.ids, unknown_items, first_row)
-        items = np.zeros((len(encoded), top_k), dtype=np.int32)
-        scores = np.full((len(encoded), top_k), -np.inf, dtype=np.float32)
-        answered = encoded.lengths > 0
+        leave_out = bool(self.config["filter_seen"]) if filter_seen is None else filter_seen
+        items = np.zeros((len(encoded), k), dtype=np.int32)
+        scores = np.full((len(encoded), k), -np.inf, dtype=np.float32)
+        lengths = encoded.lengths
+        answered = lengths > 0
         rows = np.flatnonzero(answered)
-        step = int(batch_size or self.config["eval_batch_size"])
+        step = max(1, int(batch_size or self.config["eval_batch_size"]) // sampling.samples)
         for begin in range(0, len(rows), step):
             batch = rows[begin : begin + step]
-            ranked = self._rank(encoded, batch, top_k, leave_out, None if keys is None else keys[batch])
+            ranked = self.ranking.rank(
+                encoded,
+                batch,
+                k,
+                exclude=excluded.pairs(batch, encoded.pairs(batch) if leave_out else None),
+                keys=None if keys is None else keys[batch],
+                sampling=sampling,
+            )
             items[batch], scores[batch] = ranked.items, ranked.scores
-        return RankedHistories(items, scores, answered, encoded.unknown)
+        cut = int((lengths > self.ranking.limit).sum())
+        if cut:
+            logger.info(
+                "%d of %d histories are longer than the %d items that the model reads (MAX_ITEM_LIST_LENGTH); it reads "
+                "the latest",
+                cut,
+                len(encoded),
+                self.ranking.limit,
+            )
+        return RankedHistories(items, scores, answered, encoded.unknown, cut)
 
-    def check(self, top_k: int, unknown_items: Unknown) -> None:
+    def check(self, k: int, unknown: str, n_samples: int = 1, *, names: Mapping[str, str] | None = None) -> Unknown:
         """Refuse what `recommend` cannot do.
+
+        Args:
+            k, unknown, n_samples: as in `recommend`.
+            names: other names of these, for messages.
+
+        Returns:
+            What is done about unknown items, `skip` or `refuse`.
 
         Raises:
             UserError: names the argument.
         """
+        named = {"k": "k", "unknown": "unknown", **(names or {})}
         most = len(self.tokens) - 1
-        if not 1 <= top_k <= most:
-            raise UserError(f"top_k is {top_k}; it must be from 1 to {most}, the items of the run")
-        if unknown_items not in UNKNOWN:
-            raise UserError(f"unknown_items is {unknown_items!r}; it must be {' or '.join(UNKNOWN)}")
-
-    @torch.no_grad()
-    def _vectors_of_items(self) -> Tensor:
-        """The vectors (V, D) that a model of ours scores by; they are the same for every row."""
-        vectors: Tensor = self.model.item_vectors()
-        return vectors
-
-    # ranking ----------------------------------------------------------------------------------------------------------
-
-    @torch.inference_mode()  # without what gradients need, an operation costs less to call
-    def _rank(
-        self, encoded: EncodedHistories, rows: np.ndarray, k: int, leave_out: bool, keys: np.ndarray | None
-    ) -> RankedRows:
-        """The k best items of some rows, none of them empty."""
-        history, length = encoded.latest(rows, self.config["MAX_ITEM_LIST_LENGTH"], full_width=self._full_width)
-        columns = {
-            self._history_field: torch.from_numpy(history),
-            self.config["ITEM_LIST_LENGTH_FIELD"]: torch.from_numpy(length),
-        }
-        if keys is not None and isinstance(self.model, VectorRecommender):
-            columns[EVALUATION_ROW] = torch.from_numpy(keys)
-        interaction = Interaction(columns).to(self.device)
-        options: dict[str, Any] = {"memory": int((self.config["rank_memory"] or 256) * 2**20)}
-        if leave_out:
-            options["seen"] = tuple(torch.from_numpy(part) for part in encoded.pairs(rows))
-        if self._item_vectors is not None:
-            users = self.model.user_vectors(interaction)
-            score = functools.partial(relevance, score=self.model.options.score)
-            return rank_by_vectors(users, self._item_vectors, score, k, **options)
-        pairwise = type(self.model).full_sort_predict is AbstractRecommender.full_sort_predict
-        if pairwise:  # a line for every pair of row and item
-            options["bytes_per_score"] = 8 * (history.shape[1] + 3)
-
-        def score_rows(begin: int, stop: int) -> Tensor:
-            part = interaction[begin:stop]
-            scores = self._pair_scores(part) if pairwise else self.model.full_sort_predict(part)
-            scores = scores.view(stop - begin, len(self.tokens))
-            scores[:, 0] = -torch.inf
-            return scores
-
-        return rank_by_rows(score_rows, len(rows), len(self.tokens), k, **options)
-
-    def _pair_scores(self, interaction: Interaction) -> Tensor:
-        """Scores of all items by a model that scores one pair at a time, (b * V,)."""
-        n_rows, n_items = len(interaction), len(self.tokens)
-        lines = interaction.repeat_interleave(n_items)
-        items = torch.arange(n_items, device=self.device).repeat(n_rows)
-        lines.update(Interaction({self.config["ITEM_ID_FIELD"]: items}))
-        scores: Tensor = self.model.predict(lines)
-        return scores
-
-    def _refuse_readers_of_more(self) -> None:
-        """Rank one history now, so that a model that reads more of a row than its items is refused at once."""
-        name = self.config.entry.name
-        if self.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-            raise UserError(f"{name} ranks for users that it knows, not for histories; take a sequential model")
-        one = EncodedHistories(np.ones(1, dtype=np.int64), np.array([0, 1]), np.zeros(1, dtype=np.int64))
-        try:
-            self._rank(one, np.zeros(1, dtype=np.int64), 1, False, np.zeros(1, dtype=np.int64))
-        except KeyError as error:
-            raise UserError(
-                f"{name} reads {error.args[0]!r} of every row, which a history of items does not have; take a model "
-                "that reads items alone"
-            ) from error
-
-
-@dataclass(frozen=True)
-class RankedHistories:
-    """The best items of histories in internal ids.
-
-    Attributes:
-        items: (B, k) int32, best first; 0 where there are fewer.
-        scores: (B, k) float32; -inf where `items` is 0.
-        answered: (B,) whether the history has an item that the run knows.
-        unknown: (B,) items of each history that the run does not know.
-    """
-
-    items: np.ndarray
-    scores: np.ndarray
-    answered: np.ndarray
-    unknown: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """(B,) how many items each history is answered with."""
-        sizes: np.ndarray = (self.items > 0).sum(1)
-        return sizes
+        if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 1 <= k <= most:
+            raise UserError(f"{named['k']} is {k!r}; it must be from 1 to {most}, the items of the run")
+        self.ranking.refuse_without_chain(n_samples)
+        return settled_unknown(unknown, named["unknown"])

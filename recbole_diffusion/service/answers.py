@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyarrow
 from pydantic import BaseModel, Field
 
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.recommendation.histories import token_lists
 from recbole_diffusion.service.queries import Query, QueryOptions, shown
 
 if TYPE_CHECKING:
-    from recbole_diffusion.recommendation.recommender import RankedHistories, Recommender
+    from recbole_diffusion.recommendation.recommendations import Recommendations
+    from recbole_diffusion.recommendation.recommender import Recommender
 
 
 class RecommendedItems(BaseModel):
@@ -21,6 +20,7 @@ class RecommendedItems(BaseModel):
 
     items: list[str] = Field(description="tokens, best first; fewer than k where fewer may be recommended")
     scores: list[float] = Field(description="of the items, as the model gives them")
+    titles: list[str | None] | None = Field(None, description="of the items, where the run's data have titles")
     unknown_items: int = Field(description="items of the history that the run does not know, left out")
     unread_items: int = Field(description="older items that the model did not read: it reads the latest only")
     error: str | None = Field(None, description="why there are no items; only in an answer to histories")
@@ -59,13 +59,19 @@ def answer_queries(recommender: Recommender, queries: Sequence[Query]) -> list[O
 def _answer_together(recommender: Recommender, queries: list[Query], options: QueryOptions) -> list[Outcome]:
     """Answers to queries with equal options; one call ranks for all of them.
 
-    It asks for the largest k, of which each query takes its own: an item's rank depends on no k.
+    It asks for the largest k, of which each query takes its own: an item's rank depends on no k. With several
+    chains it does, and all have the same k.
     """
     try:
-        found = recommender.recommend_lists(
-            token_lists([history for query in queries for history in query.histories]),
+        excluded = [query.exclude for query in queries for _ in query.histories]
+        found = recommender.recommend(
+            [history for query in queries for history in query.histories],
             max(query.k for query in queries),
-            exclude_seen=options.filter_seen,
+            filter_seen=options.filter_seen,
+            exclude=excluded if any(excluded) else None,
+            n_samples=options.n_samples,
+            diversity=options.diversity,
+            seed=options.seed,
         )
         outcomes: list[Outcome] = []
         row = 0
@@ -79,40 +85,29 @@ def _answer_together(recommender: Recommender, queries: list[Query], options: Qu
         return [_answer_together(recommender, [query], options)[0] for query in queries]
 
 
-def _answer(recommender: Recommender, query: Query, found: RankedHistories, first: int) -> Outcome:
+def _answer(recommender: Recommender, query: Query, found: Recommendations, first: int) -> Outcome:
     """The answer of a query whose rows begin at `first`; an error where none of them has an item to go by."""
     reads = int(recommender.config["MAX_ITEM_LIST_LENGTH"])
     rows: list[dict[str, Any]] = []
     for place, history in enumerate(query.histories):
         row = first + place
-        unknown = int(found.unknown[row])
+        unknown = found.unknown.get(row, [])
         if unknown and query.refuse_unknown:
-            item = shown(_first_unknown(recommender, history))
             return UserError(
-                f"{query.name_of(place)} has the item {item}, which the run does not know; leave it out, or skip such "
-                "items with unknown: skip"
+                f"{query.name_of(place)} has the item {shown(unknown[0])}, which the run does not know; leave it out, "
+                "or skip such items with unknown: skip"
             )
-        items = found.items[row, : query.k]
-        items = items[items > 0]
-        rows.append(
-            {
-                "items": recommender.tokens[items].tolist(),
-                "scores": found.scores[row, : len(items)].tolist(),
-                "unknown_items": unknown,
-                "unread_items": max(len(history) - unknown - reads, 0),
-            }
-        )
-        if not found.answered[row]:
+        items, scores = found.items[row], found.scores[row]
+        rows.append({"items": (items or [])[: query.k], "scores": (scores or [])[: query.k]})
+        if found.titles is not None:
+            rows[-1]["titles"] = (found.titles[row] or [])[: query.k]
+        rows[-1]["unknown_items"] = len(unknown)
+        rows[-1]["unread_items"] = max(len(history) - len(unknown) - reads, 0)
+        if items is None:
             rows[-1]["error"] = f"{query.name_of(place)} has no item that the run knows"
     if all("error" in row for row in rows):
         return UserError(rows[0]["error"] if query.single else "none of the histories has an item that the run knows")
     return rows[0] if query.single else {"results": rows}
-
-
-def _first_unknown(recommender: Recommender, history: list[str]) -> str:
-    """The first item that the run does not know, of a history that has one."""
-    known = recommender.ids.of(pyarrow.array(history, pyarrow.string())) > 0
-    return next(item for item, is_known in zip(history, known.tolist(), strict=True) if not is_known)
 
 
 def facts_of(recommender: Recommender) -> dict[str, Any]:

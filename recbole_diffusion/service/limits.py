@@ -20,6 +20,7 @@ class Limits:
         max_queue: requests in the service at a time, the one that is computed among them.
         max_histories: histories of a request.
         max_k: items asked for.
+        max_samples: chains of a diffusion model that are merged.
         max_body_bytes: of a request's body.
         request_timeout: seconds in which a request has to be read, and seconds until it is answered.
         stop_timeout: seconds that waiting requests are given when the service stops.
@@ -33,6 +34,7 @@ class Limits:
     max_queue: int = 256
     max_histories: int = 64
     max_k: int = 1000
+    max_samples: int = 32
     max_body_bytes: int = 2**20
     request_timeout: float = 30.0
     stop_timeout: float = 10.0

@@ -27,6 +27,7 @@ _WANTED = {
     "bool_type": "true or false",
     "list_type": "a list",
     "greater_than_equal": "1 or more",
+    "float_type": "a number from 0 to 1",
 }
 SHOWN = 60  # characters of a value or a key in a message
 
@@ -42,6 +43,10 @@ class RecommendRequest(BaseModel):
     filter_seen: bool | None = Field(
         None, description="leave out the items of the history; as the run's evaluation does where it is not given"
     )
+    exclude: History | None = Field(None, description="items that are not to be recommended")
+    n_samples: int = Field(1, ge=1, description="chains of a diffusion model that are drawn and merged")
+    diversity: float | None = Field(None, description="of several chains: from 0, their mean, to 1, their own items")
+    seed: int | None = Field(None, description="of a diffusion model's noise; the run's eval_seed if not given")
     unknown: Literal["skip", "refuse"] = Field(
         "skip", description="items of histories that the run does not know: leave them out and count them, or refuse"
     )
@@ -52,6 +57,10 @@ class QueryOptions:
     """What queries that are computed together have in common."""
 
     filter_seen: bool | None = None
+    n_samples: int = 1
+    diversity: float | None = None
+    seed: int | None = None
+    k_of_chains: int | None = None  # with several chains, whose merged list of k is not the beginning of a longer one
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,7 @@ class Query:
         k: items of each answer.
         single: whether it was one `history`, which is answered without a list around it.
         refuse_unknown: whether an item that the run does not know is a mistake.
+        exclude: items that are not to be recommended.
         options: the rest of what was asked.
     """
 
@@ -70,6 +80,7 @@ class Query:
     k: int = 10
     single: bool = True
     refuse_unknown: bool = False
+    exclude: tuple[str, ...] = ()
     options: QueryOptions = QueryOptions()
 
     def name_of(self, place: int) -> str:
@@ -119,6 +130,14 @@ def _checked(request: RecommendRequest, limits: Limits, n_items: int) -> Query:
     if request.k > min(limits.max_k, n_items):
         most = f"{n_items}, the items of the run" if n_items < limits.max_k else f"{limits.max_k}, the service's max_k"
         raise Refusal(422, f"k is {shown(request.k)}; it must be from 1 to {most}")
+    if request.n_samples > limits.max_samples:
+        raise Refusal(422, f"n_samples is {shown(request.n_samples)}; it must be from 1 to {limits.max_samples}")
+    if request.diversity is not None and not 0 <= request.diversity <= 1:
+        raise Refusal(422, f"diversity is {shown(request.diversity)}; it must be a number from 0 to 1")
+    if request.diversity is not None and request.n_samples == 1:
+        raise Refusal(422, "diversity merges several chains, and n_samples is 1; give n_samples, such as 10")
+    if request.seed is not None and not 0 <= request.seed < 2**63:
+        raise Refusal(422, f"seed is {shown(request.seed)}; it must be from 0 to {2**63 - 1}")
     single = request.history is not None
     histories = [request.history] if request.history is not None else request.histories or []
     if not histories:
@@ -130,7 +149,14 @@ def _checked(request: RecommendRequest, limits: Limits, n_items: int) -> Query:
         request.k,
         single,
         request.unknown == "refuse",
-        QueryOptions(request.filter_seen),
+        tuple(str(item) for item in request.exclude or ()),
+        QueryOptions(
+            request.filter_seen,
+            request.n_samples,
+            request.diversity,
+            request.seed,
+            request.k if request.n_samples > 1 else None,
+        ),
     )
     for place, history in enumerate(histories):
         if not history:

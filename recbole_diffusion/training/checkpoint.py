@@ -102,7 +102,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if HEADER_KEY not in metadata:
         raise UserError(f"{path} holds weights of another program; give a run folder or its best/{BEST_FILE}")
-    return Checkpoint(tensors, json.loads(metadata[HEADER_KEY]))
+    try:
+        facts = dict(json.loads(metadata[HEADER_KEY]))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} has a damaged header ({error}); give another checkpoint") from error
+    return Checkpoint(tensors, facts)
 
 
 SPARSE_PARTS = ("data", "indices", "indptr", "shape")

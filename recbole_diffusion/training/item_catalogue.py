@@ -4,14 +4,17 @@ best/items.parquet has one line for each item, line i being the item with the in
 
     item_id          string     the item's token in the data
     training_rows    int64      training rows that ask for it, which popularity and negatives by popularity are made of
+    title            string     its title, null for an item without one; only where the data have titles
 
-Its metadata (`recbole_diffusion`, JSON) say which ids they are, so that no other checkpoint takes the file.
+Its metadata (`recbole_diffusion`, JSON) say which ids they are, so that no other checkpoint takes the file, and whether
+titles were looked for (files of older runs do not say so).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +27,8 @@ import torch
 from recbole.data.dataset import SequentialDataset
 
 from recbole_diffusion.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 ITEMS_FILE = "items.parquet"
 METADATA_KEY = b"recbole_diffusion"
@@ -60,6 +65,8 @@ class ItemCatalogue:
         tokens: (V,) token of each internal item id, `[PAD]` first.
         training_rows: (V,) int64 training rows that ask for each.
         ids: digest of the users' and items' ids, as in the fingerprint of the data.
+        titles: (V,) title of each, None for an item without one; None where the data have no titles.
+        titled: whether titles were looked for.
 
     Attributes:
         iid_field, uid_field: names of the item and user columns, given by `for_model`.
@@ -70,10 +77,19 @@ class ItemCatalogue:
     uid_field: str
     user_num: int
 
-    def __init__(self, tokens: np.ndarray, training_rows: np.ndarray, ids: str) -> None:
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        training_rows: np.ndarray,
+        ids: str,
+        titles: np.ndarray | None = None,
+        titled: bool = True,
+    ) -> None:
         self.tokens = tokens
         self.training_rows = training_rows
         self.ids = ids
+        self.titles = titles
+        self.titled = titled
         self.item_num = len(tokens)
 
     @classmethod
@@ -81,7 +97,7 @@ class ItemCatalogue:
         """The catalogue of a RecBole dataset, the training part."""
         targets = np.asarray(dataset.inter_feat[dataset.iid_field], dtype=np.int64)
         counts = np.bincount(targets, minlength=dataset.item_num)
-        return cls(np.asarray(dataset.field2id_token[dataset.iid_field]), counts, ids)
+        return cls(np.asarray(dataset.field2id_token[dataset.iid_field]), counts, ids, _titles_of(dataset))
 
     def for_model(self, config: Any, n_users: int) -> ItemCatalogue:
         """Itself with the field names of a configuration and the number of user ids, padding included."""
@@ -109,15 +125,17 @@ class ItemCatalogue:
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
-        schema = pyarrow.schema(
-            [
-                pyarrow.field("item_id", pyarrow.string(), nullable=False),
-                pyarrow.field("training_rows", pyarrow.int64(), nullable=False),
-            ],
-            metadata={METADATA_KEY: json.dumps({"ids": self.ids})},
-        )
+        fields = [
+            pyarrow.field("item_id", pyarrow.string(), nullable=False),
+            pyarrow.field("training_rows", pyarrow.int64(), nullable=False),
+        ]
         tokens = pyarrow.array([str(token) for token in self.tokens[1:]], pyarrow.string())
-        table = pyarrow.table([tokens, pyarrow.array(self.training_rows[1:])], schema=schema)
+        columns = [tokens, pyarrow.array(self.training_rows[1:])]
+        if self.titles is not None:
+            fields.append(pyarrow.field("title", pyarrow.string()))
+            columns.append(pyarrow.array(self.titles[1:], pyarrow.string()))
+        facts = {METADATA_KEY: json.dumps({"ids": self.ids, "titled": self.titled})}
+        table = pyarrow.table(columns, schema=pyarrow.schema(fields, metadata=facts))
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -142,14 +160,33 @@ class ItemCatalogue:
             facts = json.loads((table.schema.metadata or {})[METADATA_KEY])
             tokens = table.column("item_id").to_pylist()
             counts = table.column("training_rows").to_numpy().astype(np.int64)
+            titles = None
+            if "title" in table.column_names:
+                titles = np.array([None, *table.column("title").cast(pyarrow.string()).to_pylist()], dtype=object)
             return cls(
-                np.array([PADDING_TOKEN, *tokens], dtype=object), np.concatenate(([0], counts)), str(facts["ids"])
+                np.array([PADDING_TOKEN, *tokens], dtype=object),
+                np.concatenate(([0], counts)),
+                str(facts["ids"]),
+                titles,
+                bool(facts.get("titled", False)),
             )
         except (OSError, KeyError, ValueError, pyarrow.ArrowException) as error:
             raise UserError(
                 f"{path} is no readable list of a run's items ({error}); remove it, and the items are read from the "
                 "dataset (data_path)"
             ) from error
+
+
+def _titles_of(dataset: Any) -> np.ndarray | None:
+    """The titles of a dataset's items. A file that cannot be read for them costs the titles, not the run."""
+    if not hasattr(dataset, "item_titles"):
+        return None
+    try:
+        titles: np.ndarray | None = dataset.item_titles()
+    except UserError as error:
+        logger.warning("the run keeps no titles of its items: %s", error)
+        return None
+    return titles
 
 
 def keep_items(checkpoint: Path, train_data: Any, fingerprint: Mapping[str, Any] | None) -> None:

@@ -5,6 +5,7 @@ run.log                 what was logged
 metrics.csv             one line an epoch: training loss and its terms, learning rate, seconds, validation metrics
 best/model.safetensors  weights of the best validation; best/model.json says the same facts for people
 best/items.parquet      the items of the data, for recommending without them
+best/index/             what `recbole-diff index` builds of the best checkpoint's item vectors
 last/checkpoint.state   weights, optimiser, scheduler and generators at the end of the last epoch, to resume from
 per_user/               valid.parquet and test.parquet: results row by row, with save_per_user
 reverse_steps.json      with reverse_steps: auto: validation metric by number of steps, as far as it is measured

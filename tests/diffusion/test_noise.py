@@ -41,6 +41,14 @@ def test_rows_are_the_same_in_every_batch_order_and_padding() -> None:
             assert torch.equal(part, expected)
 
 
+def test_sources_that_are_joined_draw_what_each_draws() -> None:
+    joined = RowNoise.joined([RowNoise([4, 9], seed=1), RowNoise([4, 9], seed=2), RowNoise(range(5), 1).select([3])])
+    apart = [RowNoise([4, 9], seed=1), RowNoise([4, 9], seed=2), RowNoise([3], seed=1)]
+    for _ in range(2):
+        parts = torch.cat([source.normal((len(source), 4), device="cpu") for source in apart])
+        assert torch.equal(joined.normal((5, 4), device="cpu"), parts)
+
+
 def test_lengths_draw_the_real_positions_and_leave_zeros() -> None:
     drawn = RowNoise(range(8), seed=7).normal((8, 6, 4), device="cpu", lengths=torch.tensor(LENGTHS))
     for row, length in enumerate(LENGTHS):

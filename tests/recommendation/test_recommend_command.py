@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -179,6 +180,44 @@ def test_interactions_in_any_order_give_the_same_lists(
     assert table["items"].to_pylist() == [lists[name] for name in table["user_id"].to_pylist()]
 
 
+def test_text_files_and_merged_chains_give_what_the_recommender_says(
+    trained: Train, histories: Path, ray_here: None, tmp_path: Path
+) -> None:
+    rows = pyarrow.parquet.read_table(histories).to_pylist()
+    lines = [f"{row['user_id']}\t{' '.join(row['item_id'])}" for row in rows]
+    (tmp_path / "in.tsv").write_text("\n".join(["user_id\thistory", *lines]) + "\n")
+    output = tmp_path / "out.parquet"
+    options = {"filter_seen": True, "exclude": ["i3", "i4"], "n_samples": 3, "diversity": 1.0, "seed": 9}
+    run = trained("DiffuRec").folder
+    keys = {**QUIET, **options, "num_actors": 1, "item_separator": "blank"}
+    made = recommend_file(run, tmp_path / "in.tsv", output, **keys)
+    table = pyarrow.parquet.read_table(output)
+    found = Recommender.load(run, device="cpu").recommend(
+        [row["item_id"] for row in rows], 5, row_keys=user_keys(table["user_id"].combine_chunks()), **options
+    )
+    assert table["items"].to_pylist() == found.items and made.unknown_items == found.unknown_items > 0
+    assert not {"i3", "i4"} & {item for line in found.items for item in line or ()}
+    with pytest.raises(UserError, match="exists and holds something else"):
+        recommend_file(run, tmp_path / "in.tsv", output, **{**keys, "seed": 10})
+    with pytest.raises(UserError, match="titles are asked for, and the run's data have none"):
+        recommend_file(run, tmp_path / "in.tsv", output, titles=True, **keys)
+
+
+def test_actors_find_items_through_the_index(
+    trained: Train, histories: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed (pip install 'recbole-diffusion[retrieval]')")
+    shutil.copytree(trained("DiffuRec").folder, tmp_path / "run")
+    output = tmp_path / "out.parquet"
+    recommend_file(tmp_path / "run", histories, output, num_actors=1, retrieval="faiss", **QUIET)
+    assert pyarrow.parquet.read_table(output)["items"].equals(pyarrow.parquet.read_table(undisturbed)["items"])
+    made = json.loads(pyarrow.parquet.read_schema(output).metadata[b"recbole_diffusion"])["makes"]
+    assert made["retrieval"] == "faiss" and len(made["index"][0]) == 64
+    shutil.rmtree(tmp_path / "run" / "best" / "index")
+    with pytest.raises(UserError, match="there is no index at"):
+        recommend_file(tmp_path / "run", histories, output, retrieval="faiss", stale_index="refuse", **QUIET)
+
+
 def test_a_mistake_found_by_an_actor_is_one_line_and_loses_nothing(
     trained: Train, histories: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -216,6 +255,14 @@ def test_mistakes_write_nothing(
     ("words", "message"),
     [
         (["--histories=in", "--output=out"], "recommend needs --checkpoint=RUN_FOLDER"),
+        (
+            ["--checkpoint=c", "--histories=in", "--output=o", "--filter_seen", "--exclude_seen"],
+            "older name of filter_seen",
+        ),
+        (
+            ["--checkpoint=c", "--histories=in", "--output=o", "--unknown=refuse", "--unknown_items=drop"],
+            "older name of",
+        ),
         (["--checkpoint=c", "--histories=in", "--output=o", "--top_k=x"], "--top_k is 'x'; it must be a whole number"),
         (["--checkpoint=c", "--histories=in", "--output=o", "--exclude_seen=2"], "--exclude_seen is '2'"),
         (["--checkpoint=c", "--histories=in", "--output=o"], "no checkpoint at"),

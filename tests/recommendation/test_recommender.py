@@ -46,7 +46,7 @@ def test_the_items_are_those_that_evaluation_ranks_first(
     assert all(line == sorted(line, reverse=True) for line in scores)
     if filter_seen:
         assert not any(set(line) & set(history) for line, history in zip(items, rows, strict=True))
-    chosen = recommender.recommend(rows, 10, row_keys=table["row"].to_pylist(), exclude_seen=not filter_seen)
+    chosen = recommender.recommend(rows, 10, row_keys=table["row"].to_pylist(), filter_seen=not filter_seen)
     assert chosen.items != items
 
 
@@ -54,7 +54,7 @@ def test_the_items_are_those_that_evaluation_ranks_first(
 def test_scores_are_the_models(model: str, trained: Train, small_data: Path) -> None:
     recommender = Recommender.load(trained(model).folder, device="cpu")
     history = list(histories_of(small_data).values())[3]
-    found = recommender.recommend([history], 5, exclude_seen=False)
+    found = recommender.recommend([history], 5, filter_seen=False)
     ids = {token: number for number, token in enumerate(recommender.tokens)}
     batch = {
         "item_id_list": torch.tensor([[ids[item] for item in history[-6:]]]),
@@ -93,7 +93,7 @@ def test_unknown_items_are_left_out_and_counted(trained: Train) -> None:
     assert (found.unknown_items, found.without_history, len(found)) == (3, 2, 3)
     assert recommender.recommend([], 4).items == []
     with pytest.raises(UserError, match=r"row 2 has the item 'no', which the run does not know"):
-        recommender.recommend([["i1"], ["no"]], 4, unknown_items="error")
+        recommender.recommend([["i1"], ["no"]], 4, unknown="refuse")
 
 
 def test_few_tokens_are_looked_up_as_many_are() -> None:
@@ -109,17 +109,17 @@ def test_few_tokens_are_looked_up_as_many_are() -> None:
 def test_fewer_items_than_asked_for(trained: Train, small_data: Path) -> None:
     recommender = Recommender.load(trained("SASRec").folder, device="cpu")
     all_but_two = recommender.tokens[1:-2].tolist()
-    (items,), _ = recommender.recommend([all_but_two], 10, exclude_seen=True)
+    (items,), _ = recommender.recommend([all_but_two], 10, filter_seen=True)
     assert sorted(items) == sorted(recommender.tokens[-2:].tolist())
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"top_k": 41}, "top_k is 41; it must be from 1 to 40"),
-        ({"top_k": 0}, "top_k is 0"),
+        ({"k": 41}, "k is 41; it must be from 1 to 40"),
+        ({"k": 0}, "k is 0"),
         ({"row_keys": [1, 2]}, "row_keys has 2 keys for 1 histories"),
-        ({"unknown_items": "keep"}, "unknown_items is 'keep'; it must be drop or error"),
+        ({"unknown": "keep"}, "unknown is 'keep'; it must be skip or refuse"),
         ({"histories": ["i1"]}, "history 0 is 'i1'; it must be a list"),
         ({"histories": [[1.5]]}, "history 0 has the item 1.5; items are tokens"),
     ],

@@ -31,7 +31,7 @@ class Gate:
         self.open = threading.Event()
         self.at_work = threading.Event()
         self.rows: list[int] = []
-        real = recommender.recommend_lists
+        real = recommender.recommend
 
         def gated(histories: Any, *given: Any, **named: Any) -> Any:
             self.rows.append(len(histories))
@@ -39,7 +39,7 @@ class Gate:
             assert self.open.wait(30)
             return real(histories, *given, **named)
 
-        monkeypatch.setattr(recommender, "recommend_lists", gated)
+        monkeypatch.setattr(recommender, "recommend", gated)
 
     async def reached(self) -> None:
         """Until the work has begun."""
@@ -80,7 +80,7 @@ def samples(text: str) -> dict[str, float]:
 def test_the_answer_is_the_recommenders(recommender: Recommender) -> None:
     async def main() -> None:
         async with service_of(recommender) as client:
-            expected = recommender.recommend([["i1", "i2"]], 4, exclude_seen=True)
+            expected = recommender.recommend([["i1", "i2"]], 4, filter_seen=True)
             answer = await client.post("/recommend", json={"history": ["i1", "i2"], "k": 4, "filter_seen": True})
             assert answer.status_code == 200 and answer.headers["content-type"] == "application/json"
             assert answer.json() == {
@@ -146,11 +146,8 @@ def test_items_do_not_depend_on_the_batch(gate: Gate, recommender: Recommender) 
 
 def test_noise_would_show_if_it_were_the_batches(recommender: Recommender) -> None:
     """The test above can fail: other noise gives other items."""
-    from recbole_diffusion.recommendation.histories import token_lists
-
-    rows = token_lists(HISTORIES)
-    found = [recommender.recommend_lists(rows, 5, row_keys=[key] * len(HISTORIES)).items for key in (1, 2)]
-    assert (found[0] != found[1]).any()
+    found = [recommender.recommend(HISTORIES, 5, row_keys=[key] * len(HISTORIES)).items for key in (1, 2)]
+    assert found[0] != found[1]
 
 
 def test_different_wishes_of_a_batch_are_kept_apart(gate: Gate, recommender: Recommender) -> None:
@@ -166,11 +163,30 @@ def test_different_wishes_of_a_batch_are_kept_apart(gate: Gate, recommender: Rec
     ]
     one, two, three, unknown, refused = answer_queries(recommender, queries)
     assert gate.rows == [4, 1]
+    gate.rows.clear()
     for answer, wish in ((one, queries[0]), (two, queries[1]), (three, queries[2])):
-        expected = recommender.recommend(wish.histories, wish.k, exclude_seen=wish.options.filter_seen)
+        expected = recommender.recommend(wish.histories, wish.k, filter_seen=wish.options.filter_seen)
         assert answer["items"] == expected.items[0] and len(answer["items"]) == wish.k  # type: ignore[index]
     assert isinstance(unknown, UserError) and str(unknown) == "history has no item that the run knows"
     assert isinstance(refused, UserError) and 'history has the item "no", which the run does not know' in str(refused)
+
+
+def test_chains_excluded_items_and_seeds_of_a_batch_are_kept_apart(recommender: Recommender) -> None:
+    wishes: list[dict[str, Any]] = [
+        {"exclude": ("i3", "i4")},
+        {"options": QueryOptions()},
+        {"options": QueryOptions(seed=5)},
+        {"options": QueryOptions(n_samples=4, diversity=0.5, k_of_chains=6)},
+        {"options": QueryOptions(n_samples=4, diversity=0.5, k_of_chains=12), "k": 12},
+    ]
+    queries = [Query([["i1", "i2"]], **{"k": 6, **wish}) for wish in wishes]
+    for query, answer in zip(queries, answer_queries(recommender, queries), strict=True):
+        options = query.options
+        expected = recommender.recommend(
+            query.histories, query.k, exclude=query.exclude, n_samples=options.n_samples, diversity=options.diversity,
+            seed=options.seed,
+        )  # fmt: skip
+        assert answer["items"] == expected.items[0] and len(answer["items"]) == query.k  # type: ignore[index]
 
 
 # refusals -------------------------------------------------------------------------------------------------------------
@@ -350,7 +366,7 @@ def test_a_bug_is_an_id_and_its_traceback_is_in_the_log(
                 raise RuntimeError("/secret/path is not for you")
 
             with monkeypatch.context() as patched, caplog.at_level(logging.ERROR):
-                patched.setattr(recommender, "recommend_lists", broken)
+                patched.setattr(recommender, "recommend", broken)
                 answer = await client.post("/recommend", json={"history": ["i1"]})
             assert answer.status_code == 500
             line = answer.json()["error"]
@@ -472,7 +488,17 @@ def test_the_schema_describes_requests_and_answers(recommender: Recommender) -> 
             schema = (await client.get("/openapi.json")).json()
         operation = schema["paths"]["/recommend"]["post"]
         keys = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
-        assert list(keys) == ["history", "histories", "k", "filter_seen", "unknown"]
+        assert list(keys) == [
+            "history",
+            "histories",
+            "k",
+            "filter_seen",
+            "exclude",
+            "n_samples",
+            "diversity",
+            "seed",
+            "unknown",
+        ]
         assert {"RecommendedItems", "RecommendedLists"} <= set(schema["components"]["schemas"])
 
     asyncio.run(main())

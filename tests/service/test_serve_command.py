@@ -234,6 +234,13 @@ def test_without_the_extra_one_line_names_it(
     assert f"serve needs {package}" in line and "pip install 'recbole-diffusion[serve]'" in line
 
 
+def test_an_index_is_one_line_where_there_is_none(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("faiss")
+    line = refused(capsys, f"--checkpoint={copied}", "--retrieval=faiss", "--stale_index=refuse")
+    assert "index" in line
+    assert "retrieval is 'guess'" in refused(capsys, f"--checkpoint={copied}", "--retrieval=guess")
+
+
 @pytest.fixture
 def copied(run_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run_folder, tmp_path / "run"))
@@ -257,6 +264,18 @@ def cut(copied: Path) -> None:
 def cut_items(copied: Path) -> None:
     file = copied / "best" / "items.parquet"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without_config(copied: Path) -> None:
+    with_facts(copied, lambda facts: json.dumps({"epoch": 1}))
+
+
+def no_json(copied: Path) -> None:
+    with_facts(copied, lambda facts: "{")
+
+
+def no_mapping(copied: Path) -> None:
+    with_facts(copied, lambda facts: "[1]")
 
 
 def unknown_key(copied: Path) -> None:
@@ -292,6 +311,9 @@ def pickled(copied: Path) -> None:
     [
         (cut, "model.safetensors is not a readable checkpoint"),
         (without_header, "holds weights of another program"),
+        (without_config, "has no 'config' in its header"),
+        (no_json, "has a damaged header"),
+        (no_mapping, "has a damaged header"),
         (unknown_key, "key_of_tomorrow"),
         (other_sizes, "model.safetensors does not fit this model and dataset"),
         (other_items, "items.parquet holds the items of another run than"),

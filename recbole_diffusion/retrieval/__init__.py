@@ -1,0 +1,1 @@
+"""Finding the best items by their vectors: exactly, or through an index of faiss."""
