@@ -5,7 +5,8 @@
 torch sends float32 products to MKL, which on CPUs that are not Intel's reaches less than half of what oneDNN, which
 torch ships as well, reaches with the same float32 arithmetic (measured in docs/decisions/042-onednn-products.md). torch
 has no public switch for it, so this module calls the operator that torch's own compiler calls, where torch has it.
-Results agree to float32 rounding. Other devices, other types and autocast use the ordinary linear layer.
+Results agree to float32 rounding. Other devices, other types, autocast and traced programs (torch.export) use the
+ordinary linear layer.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         or x.dtype != torch.float32
         or weight.dtype != torch.float32
         or x.dim() != 2
+        or torch.compiler.is_compiling()
         or x.shape[0] == 0
         or torch.is_autocast_enabled("cpu")
     ):

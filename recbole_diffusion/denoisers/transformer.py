@@ -65,7 +65,7 @@ class HistoryMixing(nn.Module):
 
     def embed_steps(self, t: Tensor) -> Tensor:
         """Step vectors d_t (B, D) of slots t (B,); the table of all T where that is shorter."""
-        if self.num_steps < t.shape[0]:
+        if torch.compiler.is_compiling() or self.num_steps < t.shape[0]:
             return self.step_embedding(torch.arange(self.num_steps, device=t.device))[t]
         return self.step_embedding(t)
 

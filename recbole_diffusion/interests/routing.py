@@ -216,7 +216,8 @@ class SharedRouting(nn.Module):
         rows = items.shape[0]
         if self.start is None:
             # all S places, whatever the batch's width: what a row gets must not depend on it
-            drawn = (noise or GlobalNoise()).normal((rows, self.max_length, self.n_interests), device=items.device)
+            source = GlobalNoise() if noise is None else noise
+            drawn = source.normal((rows, self.max_length, self.n_interests), device=items.device)
             logits = drawn.transpose(1, 2)
         else:
             logits = self.start.expand(rows, -1, -1)

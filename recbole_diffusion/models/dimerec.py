@@ -187,7 +187,7 @@ class DimeRec(DiffusionRecommender):
     def sample_user_vectors(self, interaction: Interaction, noise: NoiseSource) -> Tensor:
         """Reverse the chain from a random direction (Algorithm 2): e_u (B, 1, D)."""
         guidance = self.denoiser_input(self.guidance(interaction))
-        x_T = self.process.prior((len(guidance), self.options.hidden_size), device=guidance.device, noise=noise)
+        x_T = self.process.prior((guidance.shape[0], self.options.hidden_size), device=guidance.device, noise=noise)
         return self.sampler(self.denoiser, x_T, self.denoiser.condition(guidance), noise=noise)[:, None]
 
     def item_vectors(self) -> Tensor:

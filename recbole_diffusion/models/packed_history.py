@@ -82,8 +82,9 @@ def share_padding(
 
 
 def row_chunks(lengths: Tensor) -> list[Tensor]:
-    """Row numbers in order of length (B,), in chunks of INFERENCE_TOKENS tokens; one chunk on an accelerator."""
-    if lengths.device.type != "cpu":
+    """Row numbers in order of length (B,), in chunks of INFERENCE_TOKENS tokens; one chunk on an accelerator, and where
+    a program is traced."""
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
         return [torch.arange(lengths.shape[0], device=lengths.device)]
     order = torch.argsort(lengths, stable=True)
     chunk = ((lengths[order] + 1).cumsum(0) - 1) // INFERENCE_TOKENS

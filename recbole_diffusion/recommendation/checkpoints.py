@@ -1,4 +1,7 @@
-"""A run's model built again to recommend: from checkpoint and items, or from its dataset where these do not do."""
+"""A run's model built again to recommend: from checkpoint and items, or from its dataset where these do not do.
+
+An export (docs/export.md) of the format safetensors is such a checkpoint with its items.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import check_same_data, data_fingerprint
 from recbole_diffusion.training.checkpoint import (
+    BEST_FILE,
     Checkpoint,
     load_model,
     pack_random_state,
@@ -28,6 +32,8 @@ from recbole_diffusion.training.item_catalogue import ITEMS_FILE, ItemCatalogue,
 from recbole_diffusion.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+EXPORT_MANIFEST = "export.json"  # marks a folder as an export
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,20 @@ class OpenedModel:
 
 
 def checkpoint_file(checkpoint: str | Path) -> Path:
-    """The file of weights: a run folder's best epoch, or the file itself.
+    """The file of weights: a run folder's best epoch, that of an export of the format safetensors, or the file itself.
 
     Raises:
         UserError: there is none.
     """
     path = Path(checkpoint)
-    if path.is_dir():
+    if (path / EXPORT_MANIFEST).is_file():
+        if not (path / BEST_FILE).is_file():
+            raise UserError(
+                f"{path} is an export without {BEST_FILE}, whose program this package does not open (its README.md says "
+                "how to use it); give the run, or an export made with --format=safetensors"
+            )
+        path = path / BEST_FILE
+    elif path.is_dir():
         path = RunFolder.open(path).best
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
@@ -68,6 +81,7 @@ def open_model(
     """
     path = checkpoint_file(checkpoint)
     stored = read_checkpoint(path)
+    run_of(stored, path)
     settings = _settings(stored, path, data_path, device, config)
     built = _build_of_items(settings, stored, path)
     if built is None:
@@ -75,6 +89,21 @@ def open_model(
     model, tokens = built
     load_model(model, stored, path)
     return OpenedModel(model.to(settings["device"]).eval(), settings, tokens, path)
+
+
+def run_of(stored: Checkpoint, path: Path) -> tuple[str, str]:
+    """Model and dataset of a checkpoint.
+
+    Raises:
+        UserError: it does not say them.
+    """
+    run = stored.facts.get("config") if isinstance(stored.facts, dict) else None
+    if not isinstance(run, dict) or not all(isinstance(run.get(key), str) for key in ("model", "dataset")):
+        raise UserError(
+            f"{path} does not say its model, dataset and keys, so no model can be built for it; it is of another "
+            "version of this package, or of another program"
+        )
+    return run["model"], run["dataset"]
 
 
 def _settings(

@@ -89,7 +89,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if HEADER_KEY not in metadata:
         raise UserError(f"{path} holds weights of another program; give a run folder or its best/{BEST_FILE}")
-    return Checkpoint(tensors, json.loads(metadata[HEADER_KEY]))
+    try:
+        facts = json.loads(metadata[HEADER_KEY])
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: its facts are no JSON ({error}); take another checkpoint") from error
+    return Checkpoint(tensors, facts)
 
 
 SPARSE_PARTS = ("data", "indices", "indptr", "shape")
