@@ -12,6 +12,8 @@ Shapes: B rows, K interests, L history.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -56,8 +58,9 @@ def kept_items(weights: Tensor, lengths: Tensor, keep_ratio: float) -> Tensor:
     if keep_ratio == 1.0:
         return real.expand_as(weights)
     masked = weights.detach().masked_fill(~real, -torch.inf)
-    if torch.compiler.is_compiling():  # ONNX has no stable sort
-        return (ranks_by_comparison(masked) < count[:, None, None]) & real
+    if torch.compiler.is_compiling():  # ONNX has no stable sort, and torch writes its float64 numbers as float32
+        counts = [max(1, math.ceil(n * keep_ratio - _ROUNDING)) for n in range(weights.shape[-1] + 1)]
+        return (ranks_by_comparison(masked) < torch.tensor(counts, device=place.device)[lengths][:, None, None]) & real
     ranked = masked.argsort(dim=-1, descending=True, stable=True)
     kept_ranks = (place < count[:, None])[:, None].expand_as(ranked)
     return torch.zeros_like(kept_ranks).scatter(-1, ranked, kept_ranks)

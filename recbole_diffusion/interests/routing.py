@@ -224,7 +224,8 @@ class SharedRouting(nn.Module):
         votes = self.votes(_masked(items, lengths).flatten(0, 1)).view(rows, 1, *items.shape[1:])
         valid = None
         if self.adaptive:
-            count = torch.log2(lengths.clamp_min(1).float()).floor().clamp(1, self.n_interests)
+            powers = 2 ** torch.arange(1, min(self.n_interests, 62) + 1, device=items.device)
+            count = (powers <= lengths[:, None]).sum(1).clamp(1, self.n_interests)  # log2 n, rounded down
             valid = torch.arange(self.n_interests, device=items.device) < count[:, None]
         interests = route(votes, logits, lengths, softmax=self.softmax, iterations=self.iterations, valid=valid)
         if self.after is None:
