@@ -21,6 +21,7 @@ from recbole_diffusion import (
     analyse_command,
     benchmark_command,
     compat,
+    export_command,
     prepare_command,
     recommend_command,
     tune_command,
@@ -42,10 +43,10 @@ WORDS: dict[str, str] = {
     "benchmark": "run a suite of models, datasets and seeds, and make its tables (--benchmark=FILE says the same)",
     "analyse": "draw what the papers show beside accuracy, with its numbers",
     "recommend": "write recommendations for users",
-    "export": "write item and user vectors",
+    "export": "make a trained model into files for other programs: weights, torch.export, ONNX, item vectors",
     "serve": "answer requests for recommendations",
 }
-BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "analyse", "recommend")
+BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "analyse", "recommend", "export")
 
 # Keys that steer the program; the words that take each, and what it is. Those of COMMANDS are in their modules.
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -64,13 +65,14 @@ FLAGS: dict[str, str] = {
     "version": "the version",
 }
 # words with keys of their own
-PREPARE, TUNE, BENCHMARK, ANALYSE, RECOMMEND = "prepare", "tune", "benchmark", "analyse", "recommend"
+PREPARE, TUNE, BENCHMARK, ANALYSE, RECOMMEND, EXPORT = "prepare", "tune", "benchmark", "analyse", "recommend", "export"
 COMMANDS: dict[str, Any] = {
     PREPARE: prepare_command,
     TUNE: tune_command,
     BENCHMARK: benchmark_command,
     ANALYSE: analyse_command,
     RECOMMEND: recommend_command,
+    EXPORT: export_command,
 }
 
 EXAMPLES = """\

@@ -62,7 +62,7 @@ def draw_keys(keys: Tensor, draws: Tensor) -> Tensor:
 
 
 def part_keys(keys: Tensor, parts: Tensor) -> Tensor:
-    """(R,) keys of part number `parts` (R,), from 0, of what `keys` (R,) belong to; or (R, N) of `keys` (R, 1) and `parts` (R, N)."""
+    """(R,) keys of part number `parts` (R,), from 0, of what `keys` (R,) belong to; or (R, N) of (R, 1) and (R, N)."""
     return mix(((parts + 1) * _signed(_FIRST)).add_(keys))
 
 

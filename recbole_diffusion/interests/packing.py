@@ -228,9 +228,7 @@ def pack(
     )
 
 
-def rows_apart(
-    item_seq: Tensor, item_seq_len: Tensor, *, padding_tokens: bool, padded_length: int
-) -> PackedHistory:
+def rows_apart(item_seq: Tensor, item_seq_len: Tensor, *, padding_tokens: bool, padded_length: int) -> PackedHistory:
     """The layout where every row has a segment of its own, made of tensor operations whose sizes no value decides.
 
     Args:

@@ -56,8 +56,8 @@ def checkpoint_file(checkpoint: str | Path) -> Path:
     if (path / EXPORT_MANIFEST).is_file():
         if not (path / BEST_FILE).is_file():
             raise UserError(
-                f"{path} is an export without {BEST_FILE}, whose program this package does not open (its README.md says "
-                "how to use it); give the run, or an export made with --format=safetensors"
+                f"{path} is an export without {BEST_FILE}, whose program this package does not open (its README.md "
+                "says how to use it); give the run, or an export made with --format=safetensors"
             )
         path = path / BEST_FILE
     elif path.is_dir():
