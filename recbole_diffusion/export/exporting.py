@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 FORMATS = ("safetensors", *PROGRAMS)
 ROW_KEYS = ("history", "input")
 TOLERANCE = 1e-4
-TRACED_ROWS = 3  # a number of rows that no layer has for another reason
+WATCHED_ROWS = 32
 SMALL_BATCHES = (1, 7)
 
 
@@ -123,7 +123,7 @@ def export_model(
         opened, stored.facts.get("data"), None if histories is None else Path(histories), verify_rows
     )
     logger.info("verified on %s", verified_on.source)
-    inference = watched_inference(model, torch.from_numpy(verified_on.item_seq[:1]))
+    inference = watched_inference(model, torch.from_numpy(verified_on.item_seq[:WATCHED_ROWS]))
     keyed = row_keys == "input"
     if keyed and not inference.draws_noise:
         raise UserError(f"row_keys is input, but {opened.config.entry.name} draws no noise here; leave row_keys out")
@@ -161,8 +161,7 @@ def export_model(
             verification=verification,
             licence=licence,
         )
-        example = [str(opened.tokens[item]) for item in verified_on.item_seq[0] if item][:2]
-        (folder / CARD).write_text(card(exported, example), encoding="utf-8")
+        (folder / CARD).write_text(card(exported, [str(token) for token in opened.tokens[1:3]]), encoding="utf-8")
         manifest = manifest_of(exported, folder)
         (folder / EXPORT_MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
     return Export(target, manifest)
@@ -251,6 +250,7 @@ def _as_weights(opened: OpenedModel, stored: Checkpoint, folder: Path, histories
     facts["config"] = {key: keys[key] for key in keys if not key.endswith(("_path", "_dir", "_filename"))}
     write_checkpoint(folder / BEST_FILE, Checkpoint(model_tensors(opened.model), facts))
     read: Any = open_model(folder / BEST_FILE, device="cpu").model
+    (folder / BEST_FILE).chmod((folder / ITEM_VECTORS).stat().st_mode)  # safetensors lets nobody else read its files
     found = {size: model_vectors(read, histories, row_keys=False, rows=size) for size in _sizes(histories)}
     return found, f"PyTorch {torch.__version__}, in a model built from this folder alone"
 
@@ -259,11 +259,8 @@ def _as_program(opened: OpenedModel, form: str, folder: Path, histories: Verific
     """Write a program, and run it from its file."""
     name, path = opened.config.entry.name, folder / PROGRAMS[form]
     model: Any = opened.model
-    some = np.resize(histories.item_seq, (TRACED_ROWS, histories.item_seq.shape[1]))
-    keys = np.resize(histories.row_key, TRACED_ROWS)
-    encoder = UserEncoder(model, row_keys=keyed)
     with timed(f"tracing {name}"):
-        program = trace(encoder, torch.from_numpy(some), torch.from_numpy(keys), name)
+        program = trace(UserEncoder(model, row_keys=keyed), histories.item_seq.shape[1], name)
     if form == "torchexport":
         write_torch_program(program, path)
     else:

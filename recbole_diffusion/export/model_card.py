@@ -73,7 +73,7 @@ def card(exported: Exported, tokens: list[str]) -> str:
 
     Args:
         exported: what there is to say.
-        tokens: two tokens of items, for the program.
+        tokens: one or two tokens of items, for the program.
     """
     parts = [
         f"# {exported.model} on {exported.config['dataset']}",

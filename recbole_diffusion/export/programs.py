@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.export.user_encoder import ITEM_SEQ, ROW_KEY, USER_VECTORS, UserEncoder
@@ -31,6 +30,7 @@ logger = logging.getLogger(__name__)
 PROGRAMS = {"torchexport": "user_encoder.pt2", "onnx": "user_encoder.onnx"}
 """Formats that are programs, and the file of each."""
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+TRACED_ROWS = 3  # one or two would be taken for constants
 
 
 def check_packages(form: str) -> None:
@@ -49,19 +49,22 @@ def check_packages(form: str) -> None:
         raise UserError(f"--format=onnx needs {', '.join(missing)}; install with: {install('export')}")
 
 
-def trace(encoder: UserEncoder, item_seq: Tensor, row_key: Tensor, name: str) -> torch.export.ExportedProgram:
+def trace(encoder: UserEncoder, length: int, name: str) -> torch.export.ExportedProgram:
     """The program of an encoder, for any number of rows.
+
+    It is traced with made-up rows: torch keeps what it was traced with in the file.
 
     Args:
         encoder: of a model on the CPU, which is then in evaluation mode and without gradients.
-        item_seq: (B, L) some histories; B at least 2, or the number would be taken for a constant.
-        row_key: (B,) their keys, read where the encoder has them as an input.
+        length: L.
         name: the model's, for messages.
 
     Raises:
         UserError: it cannot be traced.
     """
-    inputs = (item_seq, row_key) if encoder.row_keys else (item_seq,)
+    item_seq = torch.zeros(TRACED_ROWS, length, dtype=torch.int64)
+    item_seq[:, 0] = 1
+    inputs = (item_seq, torch.arange(TRACED_ROWS)) if encoder.row_keys else (item_seq,)
     rows = torch.export.Dim("batch", min=1)
     encoder.eval().requires_grad_(False)
     with _quiet(), torch.no_grad():

@@ -29,18 +29,12 @@ ITEM_SEQ, ROW_KEY, USER_VECTORS = "item_seq", "row_key", "user_vectors"
 
 
 class TracedRows:
-    """Stands for an `Interaction` while a program is traced: that class takes the number of its rows for a constant.
-
-    Attributes:
-        read: the columns that were read.
-    """
+    """Stands for an `Interaction` while a program is traced: that class takes the number of its rows for a constant."""
 
     def __init__(self, columns: Mapping[str, Tensor]) -> None:
         self.interaction = dict(columns)
-        self.read: set[str] = set()
 
     def __getitem__(self, name: str) -> Tensor:
-        self.read.add(name)
         return self.interaction[name]
 
 
@@ -85,7 +79,7 @@ class Inference:
     """What a model does to rank one history.
 
     Attributes:
-        draws_noise: whether it draws numbers, keyed by the row.
+        draws_noise: whether its vectors depend on the row's key.
         reverse_steps: calls of its denoiser in one reverse chain; 0 without one.
         chains: how many chains are averaged; 0 without one.
     """
@@ -97,28 +91,32 @@ class Inference:
 
 @torch.no_grad()
 def watched_inference(model: VectorRecommender, item_seq: Tensor) -> Inference:
-    """Rank one history, item_seq (1, L), and watch.
+    """Rank some histories, with two keys each, and watch.
 
     Args:
         model: in evaluation mode.
-        item_seq: with one item at least.
+        item_seq: (B, L), every row with one item at least; short ones may need no noise, so give several.
     """
+
+    def vectors(some: Tensor, first_key: int) -> Tensor:
+        keys = torch.arange(first_key, first_key + len(some))
+        columns = {model.ITEM_SEQ: some, model.ITEM_SEQ_LEN: (some > 0).sum(1), EVALUATION_ROW: keys}
+        return model.user_vectors(TracedRows(columns))
+
     calls: list[None] = []
     denoisers = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "denoiser"]
     hooks = [module.register_forward_hook(lambda *_: calls.append(None)) for module in denoisers]
-    columns = {
-        model.ITEM_SEQ: item_seq,
-        model.ITEM_SEQ_LEN: (item_seq > 0).sum(1),
-        EVALUATION_ROW: torch.zeros(1).long(),
-    }
-    rows = TracedRows(columns)
     try:
-        model.user_vectors(rows)
+        vectors(item_seq[:1], 0)
     finally:
         for hook in hooks:
             hook.remove()
     chains = int(getattr(model.options, "n_eval_samples", 1)) if calls else 0
-    return Inference(EVALUATION_ROW in rows.read, len(calls) // max(chains, 1), chains)
+    return Inference(
+        draws_noise=not torch.equal(vectors(item_seq, 0), vectors(item_seq, len(item_seq))),
+        reverse_steps=len(calls) // max(chains, 1),
+        chains=chains,
+    )
 
 
 def check_exportable(name: str) -> None:
