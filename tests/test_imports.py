@@ -56,6 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loggers": {"training", "errors"},
     "session": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "loggers"},
     "recommendation": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "ray_session"},
+    "export": {"config", "registry", "model_table", "errors"}
+    | {"data", "models", "evaluation", "training", "provenance", "recommendation", "ray_session"},
     "quick_start": SETTINGS | {"session", "training", "loggers"},
     "workers": {"config", "compat", "errors", "session", "training", "ray_session"},
     "prepare_command": {"data", "registry", "errors"},
@@ -72,9 +74,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     | PARTS,
     "analyse_command": {"analyses", "config_files", "registry", "errors"},
     "recommend_command": {"recommendation", "config_files", "errors"},
+    "export_command": {"export", "errors"},
     "command_line": SETTINGS
     | {"model_table", "quick_start", "prepare_command"}
-    | {"recommend_command", "tune_command", "benchmark_command", "analyse_command"},
+    | {"recommend_command", "tune_command", "benchmark_command", "analyse_command", "export_command"},
     "__main__": {"command_line"},
 }
 # Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.
