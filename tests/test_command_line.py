@@ -164,7 +164,7 @@ def test_evaluate_gets_its_checkpoint(called: list[Any]) -> None:
         (["benchmark"], "benchmark needs the FILE of a suite, such as benchmarks/suites/quick.yaml"),
         (["recommend"], "recommend needs --checkpoint"),
         (["export"], "export needs --checkpoint=RUN_FOLDER"),
-        (["serve"], "'serve' is not built yet; run, evaluate, prepare, tune, benchmark, analyse, recommend and export are"),
+        (["serve"], "'serve' is not built yet; run, evaluate, prepare, tune, benchmark, analyse, recommend and export"),
         (["prepare"], "prepare needs --input=FILE"),
         (["prepare", "--input=x.csv"], "prepare needs --dataset=NAME"),
         (["prepare", "--input=x.csv", "--dataset=x", "--user="], "--user is empty; it takes COLUMN of users"),

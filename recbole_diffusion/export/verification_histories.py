@@ -7,6 +7,7 @@ Shapes: N rows, L history, V items (0 is padding).
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from recbole_diffusion.provenance import check_same_data, data_fingerprint
 from recbole_diffusion.recommendation.checkpoints import OpenedModel
 from recbole_diffusion.recommendation.histories import ItemIds, encode
 from recbole_diffusion.recommendation.history_files import HistoryFields, HistoryFile
+
+logger = logging.getLogger(__name__)
 
 SEED = 2023  # of random histories
 
@@ -66,14 +69,16 @@ def verification_histories(
     length = int(opened.config["MAX_ITEM_LIST_LENGTH"])
     if histories is not None:
         return _of_file(opened, histories, length, rows)
-    folder = Path(opened.config["data_path"])
-    if not (folder / f"{opened.config['dataset']}.inter").is_file():
-        why = f"the run's dataset {opened.config['dataset']} is not in {folder.parent}"
+    name, folder = opened.config["dataset"], Path(opened.config["data_path"])
+    if not (folder / f"{name}.inter").is_file():  # what is said in the export names no folder of this machine
+        logger.info("no %s.inter in %s (data_path says where datasets are)", name, folder)
+        why = f"the run's dataset {name} was not at hand"
     else:
         try:
             return _of_dataset(opened.config, fingerprint, opened.path, length, rows)
         except UserError as error:
-            why = f"the dataset in {folder} does not do: {error}"
+            logger.info("the dataset in %s does not do: %s", folder, error)
+            why = f"another dataset {name} than the run's was at hand"
     return _random(len(opened.tokens), length, rows, why)
 
 
@@ -82,22 +87,16 @@ def _of_file(opened: OpenedModel, path: Path, length: int, rows: int) -> Verific
     source = HistoryFile(path, fields)
     with tempfile.TemporaryDirectory() as work:
         table = next(source.users(rows, Path(work), _sorted_rows), None)
-        found = [] if table is None else table.column("items")
-        encoded = encode(
-            pyarrow.array([], pyarrow.list_(pyarrow.string())) if table is None else _column(found),
-            ItemIds(opened.tokens),
-        )
+    if table is None:
+        raise UserError(f"{path} has no rows; give other --histories")
+    items = table.column("items")
+    encoded = encode(pyarrow.concat_arrays(items.chunks), ItemIds(opened.tokens))
     known = np.flatnonzero(encoded.lengths > 0)
     if not len(known):
         raise UserError(f"{path} has no history with an item that the run knows; give other --histories")
     item_seq, _ = encoded.latest(known, length, full_width=True)
-    return VerificationHistories(
-        item_seq, known.astype(np.int64), True, f"the first {len(known)} histories of {path.name}"
-    )
-
-
-def _column(items: Any) -> pyarrow.Array:
-    return items.combine_chunks() if isinstance(items, pyarrow.ChunkedArray) else items
+    words = f"the first {len(known)} histories of {path.name}"
+    return VerificationHistories(item_seq, known.astype(np.int64), True, words)
 
 
 def _sorted_rows(folder: Path, columns: list[str]) -> Iterator[pyarrow.Table]:

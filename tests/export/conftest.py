@@ -16,7 +16,7 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
     "DiffuRec": {"n_layers": 1, "n_heads": 2, "num_steps": 2, "item_init_std": 0.5, "lambda_std": 0.3},
-    "DreamRec": {"num_steps": 4, "n_eval_samples": 2},
+    "DreamRec": {"num_steps": 4},
     "MIND": {"n_interests": 2},
     "SASRecCE": {"n_layers": 1, "n_heads": 2},
     "SASRec": {"inner_size": 16, "n_heads": 2, "n_layers": 1},

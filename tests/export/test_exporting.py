@@ -26,6 +26,7 @@ from recbole_diffusion.export.verification_histories import VerificationHistorie
 from recbole_diffusion.provenance import file_digest
 from recbole_diffusion.recommendation.recommender import Recommender
 from recbole_diffusion.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from tests.conftest import write_interactions
 
 from .conftest import Train
 
@@ -77,7 +78,7 @@ def test_a_torch_program_at_the_command_line(
 
     manifest = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     assert (manifest["model"], manifest["dataset"], manifest["score"]) == ("DreamRec", "small", "dot")
-    assert manifest["reverse_chain"] == {"steps": 2, "chains_averaged": 2}
+    assert manifest["reverse_chain"] == {"steps": 2, "chains_averaged": 1}
     assert manifest["noise"] == {"eval_seed": 2023, "key": "history"}
     assert manifest["settings_changed_by_the_export"] == {"reverse_steps": 2}
     assert manifest["training"]["versions"]["recbole_diffusion"] == __version__
@@ -140,12 +141,13 @@ def test_onnx_programs(model: str, score: str, trained: Train, tmp_path: Path) -
 
 def test_weights_are_a_run_that_needs_no_data(trained: Train, tmp_path: Path) -> None:
     run, folder = trained("DreamRec"), tmp_path / "export"
-    made = export_model(run.folder, folder, "safetensors", config={"reverse_steps": 2, "score": "cosine"}, **FEW)
+    changed = {"reverse_steps": 2, "score": "cosine", "n_eval_samples": 2}
+    made = export_model(run.folder, folder, "safetensors", config=changed, **FEW)
     assert made.manifest["reverse_chain"] == {"steps": 2, "chains_averaged": 2}
     kept = read_checkpoint(folder / "model.safetensors").facts["config"]
     assert kept["reverse_steps"] == 2 and not [key for key in kept if key.endswith(("_path", "_dir"))]
     histories = [["i1", "i2"], ["i7"], ["i5", "i30", "i5", "i6", "i1", "i2", "i3", "i4"]]
-    expected = Recommender.load(run.folder, config={"reverse_steps": 2, "score": "cosine"}).recommend(histories, 5)
+    expected = Recommender.load(run.folder, config=changed).recommend(histories, 5)
     found = Recommender.load(folder).recommend(histories, 5)
     assert found.items == expected.items and found.scores == expected.scores
     for name in ("README.md", "export.json", "model.safetensors"):
@@ -154,8 +156,17 @@ def test_weights_are_a_run_that_needs_no_data(trained: Train, tmp_path: Path) ->
     assert {path.name for path in folder.iterdir()} == names
     again = export_model(folder, tmp_path / "again", "safetensors", **FEW)  # no data are where the export was
     assert again.manifest["verification"]["real"] is False
-    assert "random items (the run's dataset small is not in" in again.manifest["verification"]["histories"]
-    assert "Unknown: there is no finished result" in (again.folder / "README.md").read_text(encoding="utf-8")
+    assert "random items (the run's dataset small was not at hand)" in again.manifest["verification"]["histories"]
+    text = (again.folder / "README.md").read_text(encoding="utf-8")
+    assert "Unknown: there is no finished result" in text and "dataset/" not in text
+
+
+def test_other_data_than_the_runs_are_not_verified_on(trained: Train, tmp_path: Path) -> None:
+    write_interactions(tmp_path / "data", "small", seed=1, items=20)
+    made = export_model(trained("DreamRec").folder, tmp_path / "out", "safetensors", data_path=tmp_path / "data", **FEW)
+    assert "(another dataset small than the run's was at hand)" in made.manifest["verification"]["histories"]
+    for file in made.folder.iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file
 
 
 def test_histories_that_are_given_come_first(trained: Train, tmp_path: Path) -> None:
