@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 PROGRAMS = {"torchexport": "user_encoder.pt2", "onnx": "user_encoder.onnx"}
 """Formats that are programs, and the file of each."""
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+OPTIMISED_NODES = 1000  # longer programs take torch's optimiser minutes; runtimes optimise what they load
 TRACED_ROWS = 3  # one or two would be taken for constants
 
 
@@ -69,9 +70,13 @@ def trace(encoder: UserEncoder, length: int, name: str) -> torch.export.Exported
     encoder.eval().requires_grad_(False)
     with _quiet(), torch.no_grad():
         try:
-            return torch.export.export(encoder, inputs, dynamic_shapes=tuple({0: rows} for _ in inputs), strict=False)
+            shapes = tuple({0: rows} for _ in inputs)
+            program = torch.export.export(encoder, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:
             raise UserError(_cannot(name, "torchexport", error)) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # file names of the machine it was traced on
+    return program
 
 
 def write_torch_program(program: torch.export.ExportedProgram, path: Path) -> None:
@@ -90,8 +95,15 @@ def write_onnx_program(program: torch.export.ExportedProgram, path: Path, name: 
     with _quiet():
         try:
             made: Any = torch.onnx.export(
-                program, dynamo=True, input_names=names, output_names=[USER_VECTORS], verbose=False
+                program,
+                dynamo=True,
+                input_names=names,
+                output_names=[USER_VECTORS],
+                verbose=False,
+                optimize=len(program.graph.nodes) < OPTIMISED_NODES,
             )
+            for node in made.model.graph.all_nodes():
+                node.metadata_props.clear()  # file names of this machine, and nine tenths of the bytes
             made.save(str(path))
         except Exception as error:
             raise UserError(_cannot(name, "onnx", error)) from error

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,17 @@ def snippet_of(folder: Path) -> str:
     found = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert found
     return found.group(1)
+
+
+def check_no_place_of_this_machine(folder: Path) -> None:
+    """No file, nor what is packed into one, names a folder that the code or the runs lie in."""
+    places = [str(Path(__file__).parents[2]).encode(), str(Path(torch.__file__).parent).encode()]
+    for file in folder.iterdir():
+        contents = [file.read_bytes()]
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                contents += [archive.read(name) for name in archive.namelist()]
+        assert not [place for place in places for content in contents if place in content], file.name
 
 
 def check_snippet(folder: Path, run: Any, reverse_steps: int | None = None, **keys: Any) -> None:
@@ -107,6 +119,7 @@ def test_a_torch_program_at_the_command_line(
     assert f"| ndcg@5 | {run.test_result['ndcg@5']:.6f} |" in text
     check_snippet(folder, run, reverse_steps=2)
 
+    check_no_place_of_this_machine(folder)
     program = torch.export.load(folder / "user_encoder.pt2")
     assert program.example_inputs[0][0].max() == 1, "the file holds somebody's history"
     assert program.module()(torch.zeros(2, 6, dtype=torch.int64)).isnan().all()
@@ -122,6 +135,7 @@ def test_an_onnx_program_whose_rows_have_keys(trained: Train, tmp_path: Path) ->
     assert made.manifest["noise"]["key"] == "row_key" and made.manifest["reverse_chain"] is None
     assert made.manifest["verification"]["equal_lists"] == 1.0
     assert made.manifest["verification"]["largest_relative_difference"] < 1e-5
+    check_no_place_of_this_machine(folder)
     session = onnxruntime.InferenceSession(folder / "user_encoder.onnx")
     item_seq = np.array([[3, 1, 2, 0, 0, 0]])
     one, two = (session.run(None, {"item_seq": item_seq, "row_key": np.array([key])})[0] for key in (0, 1))
