@@ -21,6 +21,7 @@ from recbole_diffusion import (
     analyse_command,
     benchmark_command,
     compat,
+    export_command,
     index_command,
     prepare_command,
     recommend_command,
@@ -45,10 +46,10 @@ WORDS: dict[str, str] = {
     "analyse": "draw what the papers show beside accuracy, with its numbers",
     "recommend": "recommend items for a history, or for a file of users",
     "index": "build the index that recommend asks with --retrieval=faiss",
-    "export": "write item and user vectors",
+    "export": "make a trained model into files for other programs: weights, torch.export, ONNX, item vectors",
     "serve": "answer requests for recommendations",
 }
-BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "analyse", "recommend", "index", "serve")
+BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "analyse", "recommend", "index", "export", "serve")
 
 # Keys that steer the program; the words that take each, and what it is. Those of COMMANDS are in their modules.
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -68,7 +69,7 @@ FLAGS: dict[str, str] = {
 }
 # words with keys of their own
 PREPARE, TUNE, BENCHMARK, ANALYSE = "prepare", "tune", "benchmark", "analyse"
-RECOMMEND, INDEX, SERVE = "recommend", "index", "serve"
+RECOMMEND, INDEX, EXPORT, SERVE = "recommend", "index", "export", "serve"
 COMMANDS: dict[str, Any] = {
     PREPARE: prepare_command,
     TUNE: tune_command,
@@ -76,6 +77,7 @@ COMMANDS: dict[str, Any] = {
     ANALYSE: analyse_command,
     RECOMMEND: recommend_command,
     INDEX: index_command,
+    EXPORT: export_command,
     SERVE: serve_command,
 }
 

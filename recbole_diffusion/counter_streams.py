@@ -75,7 +75,7 @@ def draw_keys(keys: Tensor, draws: Tensor) -> Tensor:
 
 
 def part_keys(keys: Tensor, parts: Tensor) -> Tensor:
-    """(R,) keys of part number `parts` (R,), from 0, of what `keys` (R,) belong to."""
+    """(R,) keys of part number `parts` (R,), from 0, of what `keys` (R,) belong to; or (R, N) of (R, 1) and (R, N)."""
     return mix(((parts + 1) * _signed(_FIRST)).add_(keys))
 
 
@@ -117,8 +117,14 @@ def normal_rows(
     shape = tuple(shape)
     if lengths is None:
         return normal_numbers(keys.to(device), math.prod(shape[1:])).to(dtype).view(shape)
-    # Counted where the lengths are: `nonzero` of a mask would make the host wait for the device.
     lengths = lengths.detach().to(dtype=torch.int64)
+    if torch.compiler.is_compiling():  # a traced program has no sizes that depend on values: all positions, then zeros
+        place = torch.arange(shape[1], device=device).expand(shape[:2])
+        each = part_keys(keys.to(device)[:, None], place)
+        numbers = normal_numbers(each.flatten(), math.prod(shape[2:])).to(dtype).view(shape)
+        beyond = (place >= lengths.to(device)[:, None]).view(*shape[:2], *(1 for _ in shape[2:]))
+        return numbers.masked_fill(beyond, 0.0)
+    # Counted where the lengths are: `nonzero` of a mask would make the host wait for the device.
     row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     position = torch.arange(len(row), device=row.device) - (lengths.cumsum(0) - lengths)[row]
     keys = part_keys(keys.to(row.device)[row], position).to(device)

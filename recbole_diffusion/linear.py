@@ -5,7 +5,8 @@
 torch sends float32 products to MKL, which on CPUs that are not Intel's reaches less than half of what oneDNN, which
 torch ships as well, reaches with the same float32 arithmetic (measured in docs/decisions/042-onednn-products.md). torch
 has no public switch for it, so this module calls the operator that torch's own compiler calls, where torch has it.
-Results agree to float32 rounding. Other devices, other types and autocast use the ordinary linear layer.
+Results agree to float32 rounding. Other devices, other types, autocast and traced programs (torch.export) use the
+ordinary linear layer.
 
 Where nothing is trained there are two more: GELU (tanh form) is part of the product, one pass over the memory instead
 of two, and a product of few rows and a small weight, as of one user, goes the ordinary way, which costs less to call.

@@ -163,10 +163,7 @@ def test_evaluate_gets_its_checkpoint(called: list[Any]) -> None:
         (["--tune=absent.yaml"], "no search space file absent.yaml"),
         (["benchmark"], "benchmark needs the FILE of a suite, such as benchmarks/suites/quick.yaml"),
         (["recommend"], "recommend needs --checkpoint"),
-        (
-            ["export"],
-            "not built yet; run, evaluate, prepare, tune, benchmark, analyse, recommend, index and serve are",
-        ),
+        (["export"], "export needs --checkpoint=RUN_FOLDER"),
         (["serve"], "serve needs --checkpoint=RUN_FOLDER"),
         (["prepare"], "prepare needs --input=FILE"),
         (["prepare", "--input=x.csv"], "prepare needs --dataset=NAME"),

@@ -58,6 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "session": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "loggers", "memory_reuse"},
     "retrieval": {"models", "evaluation", "training", "provenance", "errors"},
     "recommendation": SETTINGS | {"data", "models", "evaluation", "training", "provenance", "ray_session", "retrieval"},
+    "export": {"config", "registry", "model_table", "errors"}
+    | {"data", "models", "evaluation", "training", "provenance", "recommendation", "ray_session"},
     "quick_start": SETTINGS | {"session", "training", "loggers"},
     "workers": {"config", "compat", "errors", "session", "training", "ray_session"},
     "prepare_command": {"data", "registry", "errors"},
@@ -77,9 +79,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "service": {"recommendation", "registry", "errors"},
     "serve_command": {"errors"},
     "index_command": {"recommendation", "recommend_command", "retrieval", "errors"},
+    "export_command": {"export", "errors"},
     "command_line": SETTINGS
     | {"model_table", "quick_start", "prepare_command"}
-    | {"recommend_command", "index_command", "tune_command", "benchmark_command", "analyse_command", "serve_command"},
+    | {"tune_command", "benchmark_command", "analyse_command"}
+    | {"recommend_command", "index_command", "export_command", "serve_command"},
     "__main__": {"command_line"},
 }
 # Inside a function: the table of models is what resolves a name, the package's own names are imported on first use.

@@ -113,7 +113,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, history: AskedHistory, maps: HeadMaps, step: Tensor | None) -> Tensor:
         """Attend from x (B Q, D) to the history, and to the step token (B, D) where there is one: (B Q, D)."""
         tokens, bias = history.tokens, history.bias
-        question = linear(x, maps.question, maps.question_bias).view(len(tokens), bias.shape[1], -1)  # (B, Q H, D)
+        question = linear(x, maps.question, maps.question_bias).view(tokens.shape[0], bias.shape[1], -1)  # (B, Q H, D)
         weights = torch.baddbmm(bias, question, tokens.transpose(1, 2))  # (B, Q H, L)
         if step is not None:  # beside the items, not appended to them: they are not copied in every step
             weights = torch.cat([weights, torch.bmm(question, step[:, :, None])], dim=-1)
@@ -121,7 +121,7 @@ class CrossAttention(nn.Module):
         answer = torch.bmm(weights[..., : tokens.shape[1]], tokens)  # (B, Q H, D)
         if step is not None:
             answer = torch.baddbmm(answer, weights[..., -1:], step[:, None])
-        return linear(answer.view(len(x), -1), maps.answer, self.output.bias)
+        return linear(answer.view(x.shape[0], -1), maps.answer, self.output.bias)
 
 
 class CrossAttentionBlock(nn.Module):

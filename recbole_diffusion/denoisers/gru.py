@@ -49,7 +49,7 @@ class GRUDenoiser(nn.Module):
         else:
             skipped = torch.zeros_like(tokens)
         real = tokens - skipped
-        longest = int(real.max())
+        longest = int(real.max()) if layout.row_width is None else layout.row_width
         offset = torch.arange(longest, device=mixed.device)
         first = layout.last - real + 1
         places = torch.minimum(first[:, None] + offset, layout.last[:, None])  # (B, longest), the last item repeated

@@ -90,7 +90,7 @@ class GuidanceCondition:
     def rows(self) -> int:
         """B."""
         rows = self.part if self.vectors is None else self.vectors
-        return 0 if rows is None else len(rows)
+        return 0 if rows is None else rows.shape[0]
 
 
 class MLPDenoiser(nn.Module):
@@ -172,7 +172,7 @@ class MLPDenoiser(nn.Module):
             step_part = self.of_step(steps)
         else:
             steps, step_part = condition.steps[t - CLEAN], condition.step_part[t - CLEAN]
-        own, part, copies = self.of_x(x_t), condition.part, condition.rows // len(x_t)
+        own, part, copies = self.of_x(x_t), condition.part, condition.rows // x_t.shape[0]
         if part is None:
             query = x_t + steps
             part = self.of_guidance(self._attend(query.repeat(copies, 1) if copies > 1 else query, condition.vectors))

@@ -41,7 +41,7 @@ class PaddingKeys:
     def products(self, query: Tensor, heads: int, row: Tensor | None = None) -> Tensor:
         """(H, N, R) of queries (N, D) with the keys; `row` (N,) says whose a query is, None for a query a row."""
         asked = query.unflatten(1, (heads, -1))
-        if len(self.key) == 1:
+        if self.key.shape[0] == 1:
             return torch.matmul(asked.transpose(0, 1), self.key[0].unflatten(1, (heads, -1)).permute(1, 2, 0))
         key = self.key if row is None else self.key[row]
         return torch.einsum("nhd,nrhd->hnr", asked, key.unflatten(2, (heads, -1)))
@@ -49,7 +49,7 @@ class PaddingKeys:
     def mixture(self, weights: Tensor, heads: int, row: Tensor | None = None) -> Tensor:
         """(N, D) of the values by weights (H, N, R); `row` as in `products`."""
         weights = weights.to(self.value.dtype)
-        if len(self.value) == 1:
+        if self.value.shape[0] == 1:
             value = self.value[0].unflatten(1, (heads, -1)).transpose(0, 1)
             return torch.matmul(weights, value).transpose(0, 1).flatten(1)
         value = self.value if row is None else self.value[row]
@@ -90,9 +90,10 @@ def softmax_over_rows(keys: RowKeys, layout: PackedHistory) -> RowKeys:
     highest = torch.where(has_padding, torch.maximum(highest, pad_highest), highest)
     raised, pad_raised = (key - highest[layout.row]).exp(), (pad_key - pad_highest[:, None]).exp()
     share = (pad_highest - highest).masked_fill(~has_padding, -math.inf).exp()
-    of_padding = (
-        counts.to(pad_raised.dtype) @ pad_raised[0] if len(pad_raised) == 1 else (counts[..., None] * pad_raised).sum(1)
-    )
+    if pad_raised.shape[0] == 1:
+        of_padding = counts.to(pad_raised.dtype) @ pad_raised[0]
+    else:
+        of_padding = (counts[..., None] * pad_raised).sum(1)
     total = _sums(raised, layout) + share * of_padding
     return replace(
         keys,
@@ -168,16 +169,17 @@ def last_attention(query: Tensor, keys: RowKeys, layout: PackedHistory) -> Tenso
     """`last_softmax_attention` without dropout or common padding, by the way that suits the device.
 
     Sums over scattered places are the fastest on a CPU; on an accelerator they would be added up in an order that
-    changes, so there the rows are gathered side by side.
+    changes, so there the rows are gathered side by side; so they are in a traced program, whose rows lie apart.
     """
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and layout.row_width is None:
         return last_softmax_attention(query, keys, layout)
     return last_attention_of_gathered(query, keys, layout)
 
 
 def last_attention_of_gathered(query: Tensor, keys: RowKeys, layout: PackedHistory) -> Tensor:
     """One query a row, (B, D) -> (B, D), over keys and values gathered to (B, W, D), W the longest row."""
-    before = torch.arange(int(layout.lengths.max()) - 1, -1, -1, device=query.device)
+    longest = int(layout.lengths.max()) if layout.row_width is None else layout.row_width
+    before = torch.arange(longest - 1, -1, -1, device=query.device)
     absent = before >= layout.lengths.to(query.device)[:, None]
     place = (layout.last[:, None] - before).clamp_min(0)
     bias = layout.key_bias[place].masked_fill(absent, -math.inf)

@@ -70,7 +70,8 @@ class HistoryMixing(nn.Module):
 
     def embed_steps(self, t: Tensor) -> Tensor:
         """Step vectors d_t (B, D) of slots t (B,); from those of all T where they are fewer."""
-        return self.step_vectors()[t] if self.num_steps < t.shape[0] else self.step_embedding(t)
+        traced = torch.compiler.is_compiling()  # no size of a program depends on a value
+        return self.step_vectors()[t] if traced or self.num_steps < t.shape[0] else self.step_embedding(t)
 
     def guide(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """``x_t + d_t``, (B, D)."""

@@ -113,7 +113,7 @@ class DPMSolverPlusPlus:
         x = x_T
         predicted_before: Tensor | None = None
         for step in self.steps:
-            slots = torch.full((len(x),), step.t, dtype=torch.long, device=x.device)
+            slots = torch.full((x.shape[0],), step.t, dtype=torch.long, device=x.device)
             predicted = denoiser(x, slots, condition, noise=noise)
             if step.x_weight == 0.0:
                 return predicted

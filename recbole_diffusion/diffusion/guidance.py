@@ -94,5 +94,5 @@ class ClassifierFreeGuidance:
             both = self.denoiser(x_t, t, condition, noise=noise)
         else:
             both = self.denoiser(torch.cat((x_t, x_t)), torch.cat((t, t)), condition, noise=noise)
-        conditioned, unconditioned = both.chunk(2)
+        conditioned, unconditioned = both.view(2, *x_t.shape).unbind()
         return conditioned + self.scale * (conditioned - unconditioned)

@@ -147,7 +147,7 @@ class RowNoise:
             raise ValueError(f"row_keys has shape {tuple(rows.shape)}; it must have one dimension, one key per row")
         self._keys = keys_of_rows(folded(seed), rows)
         self._draws = torch.zeros_like(rows)  # how many each row of the whole batch has had; shared with selections
-        self._places = torch.arange(len(rows))  # of this source's rows in the whole batch
+        self._places = torch.arange(rows.shape[0])  # of this source's rows in the whole batch
 
     def __len__(self) -> int:
         return len(self._places)
@@ -192,7 +192,7 @@ class RowNoise:
             ValueError: another number of rows, or ``lengths`` that do not fit ``shape``.
         """
         shape = tuple(shape)
-        if not shape or shape[0] != len(self):
+        if not shape or shape[0] != self._places.shape[0]:
             raise ValueError(
                 f"asked for noise of shape {shape}; this source has {len(self)} rows, so shape[0] must be that"
             )
@@ -211,6 +211,8 @@ def _checked(lengths: Tensor, shape: tuple[int, ...]) -> Tensor:
             f"lengths has shape {tuple(counts.shape)} for noise of shape {shape}; "
             "it must be (rows,) and the noise (rows, positions, ...)"
         )
+    if torch.compiler.is_compiling():  # a traced program has no values to check
+        return counts
     if bool(((counts < 0) | (counts > shape[1])).any()):
         raise ValueError(f"lengths must lie in 0..{shape[1]}, the positions of shape {shape}; got {counts.tolist()}")
     return counts

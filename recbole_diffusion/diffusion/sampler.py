@@ -149,7 +149,7 @@ class ReverseSampler:
         """
         x = x_T
         for t, s in self.steps:
-            slots = torch.full((len(x),), t, dtype=torch.long, device=x.device)
+            slots = torch.full((x.shape[0],), t, dtype=torch.long, device=x.device)
             x_0_hat = denoiser(x, slots, condition, noise=noise)
             x = self.process.step(x_0_hat, x, t, s, eta=self.eta, noise=noise)
         return x

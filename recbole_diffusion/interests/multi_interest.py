@@ -97,11 +97,13 @@ class SelfAttentiveInterests(nn.Module):
 
     def scores(self, items: Tensor, real: Tensor) -> Tensor:
         """Attention before the softmax (B, L, K) in float32; what stands for padding, where `real` (B, L) is False,
-        means nothing. A CPU computes real items alone: most of a batch is padding, and tanh over 4 D is what costs."""
+        means nothing. A CPU computes real items alone: most of a batch is padding, and tanh over 4 D is what costs. (A
+        traced program computes all: it has no sizes that depend on values.)"""
         rows, width, dim = items.shape
         read = items if self.positions is None else items + self.positions[:width]
         read = read.reshape(rows * width, dim)
-        place = real.flatten().nonzero().squeeze(1) if items.device.type == "cpu" else None
+        only_real = items.device.type == "cpu" and not torch.compiler.is_compiling()
+        place = real.flatten().nonzero().squeeze(1) if only_real else None
         if place is not None:
             read = read.index_select(0, place)
         scores = self.attention(torch.tanh(self.hidden(read))).float()

@@ -9,6 +9,9 @@ One padding token can stand for many. Where a model attends to padding (`padding
 padding tokens of a row are one token whose key carries a bias of +log p, since p equal keys contribute p exp(s) = exp(s
 + log p) to the softmax; a row with n = L has none. It lies at the row's first place.
 
+A traced program (torch.export) has no sizes that depend on values. There every row has a segment of its own, as wide as
+the longest row can be: `rows_apart`, the same tokens with unused places after them.
+
 Shapes: B rows, M packed tokens, D embedding.
 """
 
@@ -70,11 +73,13 @@ class PackedHistory:
     groups: tuple[SegmentGroup, ...]
     tail: int
     """Unused places after the last group, which make M a round number (see `round_up`)."""
+    row_width: int | None = None
+    """Width of the segments where every row has one of its own; None where rows share them."""
 
     @property
     def rows(self) -> int:
         """B."""
-        return int(self.last.shape[0])
+        return self.last.shape[0]
 
     def normal(self, noise: NoiseSource, dim: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal draws for every token, (M, dim); a row's draws do not depend on how the batch is packed
@@ -82,7 +87,7 @@ class PackedHistory:
         device = self.item_ids.device
         if not noise.per_row:
             return noise.normal((int(self.item_ids.shape[0]), dim), device=device, dtype=dtype)
-        widest = int(self.lengths.max())
+        widest = int(self.lengths.max()) if self.row_width is None else self.row_width
         drawn = noise.normal((self.rows, widest, dim), device=device, dtype=dtype, lengths=self.lengths)
         return drawn[self.row, self.position]
 
@@ -150,6 +155,8 @@ def pack(
     Raises:
         ValueError: a row without items.
     """
+    if torch.compiler.is_compiling():
+        return rows_apart(item_seq, item_seq_len, padding_tokens=padding_tokens, padded_length=padded_length)
     device = item_seq.device
     real = item_seq_len.cpu().numpy().astype(np.int64)
     if real.size == 0 or real.min() < 1:
@@ -256,4 +263,39 @@ def _pack_one(item_seq: Tensor, length: int, pads: int, *, padding_tokens: bool)
         query_keep=query_keep,
         groups=(SegmentGroup(0, 1, covered, key_bias.expand(1, 1, covered, covered)),),
         tail=tail,
+    )
+
+
+def rows_apart(item_seq: Tensor, item_seq_len: Tensor, *, padding_tokens: bool, padded_length: int) -> PackedHistory:
+    """The layout where every row has a segment of its own, made of tensor operations whose sizes no value decides.
+
+    Args:
+        item_seq, item_seq_len, padding_tokens, padded_length: see `pack`. Empty rows are not refused.
+    """
+    device, (rows, given) = item_seq.device, item_seq.shape
+    real = item_seq_len.to(device=device, dtype=torch.int64)
+    pads = (padded_length - real).clamp_min(0) if padding_tokens else torch.zeros_like(real)
+    has_pad = (pads > 0).long()
+    width = given + 1 if padding_tokens and given < padded_length else given
+    lengths = real + has_pad
+    place = torch.arange(width, device=device).expand(rows, width)
+    used = place < lengths[:, None]
+    is_pad_token = (place == 0) & (has_pad == 1)[:, None]
+    ids = item_seq.gather(1, (place - has_pad[:, None]).clamp(0, given - 1)).masked_fill(~used | is_pad_token, 0)
+    alone = torch.eye(width, dtype=torch.bool, device=device)  # unused places attend to themselves
+    together = (used[:, :, None] & used[:, None, :]) | alone
+    bias = torch.where(is_pad_token, pads[:, None], 1).to(torch.float32).log()[:, None, :]
+    bias = bias - (~together).to(torch.float32) * 1e9
+    everyone = torch.arange(rows, device=device)
+    return PackedHistory(
+        item_ids=ids.reshape(-1),
+        row=everyone[:, None].expand(rows, width).reshape(-1),
+        position=place.masked_fill(~used, 0).reshape(-1),
+        last=everyone * width + lengths - 1,
+        lengths=lengths,
+        key_bias=bias[:, 0].masked_fill(~used, -torch.inf).reshape(-1),
+        query_keep=(~is_pad_token).to(torch.float32).reshape(-1, 1) if padding_tokens else None,
+        groups=(SegmentGroup(0, rows, width, bias[:, None]),),
+        tail=0,
+        row_width=width,
     )

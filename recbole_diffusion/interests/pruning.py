@@ -12,6 +12,8 @@ Shapes: B rows, K interests, L history.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -55,6 +57,21 @@ def kept_items(weights: Tensor, lengths: Tensor, keep_ratio: float) -> Tensor:
     real = (place < lengths[:, None])[:, None]
     if keep_ratio == 1.0:
         return real.expand_as(weights)
-    ranked = weights.detach().masked_fill(~real, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    masked = weights.detach().masked_fill(~real, -torch.inf)
+    if torch.compiler.is_compiling():  # ONNX has no stable sort, and torch writes its float64 numbers as float32
+        counts = [max(1, math.ceil(n * keep_ratio - _ROUNDING)) for n in range(weights.shape[-1] + 1)]
+        return (ranks_by_comparison(masked) < torch.tensor(counts, device=place.device)[lengths][:, None, None]) & real
+    ranked = masked.argsort(dim=-1, descending=True, stable=True)
     kept_ranks = (place < count[:, None])[:, None].expand_as(ranked)
     return torch.zeros_like(kept_ranks).scatter(-1, ranked, kept_ranks)
+
+
+def ranks_by_comparison(weights: Tensor) -> Tensor:
+    """The rank of each weight (..., L) in its row, from 0, the largest first, equal ones by place: (..., L) long.
+
+    L^2 comparisons and no sort, for programs that are traced.
+    """
+    width = weights.shape[-1]
+    other, own = weights[..., None, :], weights[..., :, None]
+    earlier = torch.ones(width, width, dtype=torch.bool, device=weights.device).tril(-1)
+    return ((other > own) | ((other == own) & earlier)).sum(-1)

@@ -216,14 +216,16 @@ class SharedRouting(nn.Module):
         rows = items.shape[0]
         if self.start is None:
             # all S places, whatever the batch's width: what a row gets must not depend on it
-            drawn = (noise or GlobalNoise()).normal((rows, self.max_length, self.n_interests), device=items.device)
+            source = GlobalNoise() if noise is None else noise
+            drawn = source.normal((rows, self.max_length, self.n_interests), device=items.device)
             logits = drawn.transpose(1, 2)
         else:
             logits = self.start.expand(rows, -1, -1)
         votes = self.votes(_masked(items, lengths).flatten(0, 1)).view(rows, 1, *items.shape[1:])
         valid = None
         if self.adaptive:
-            count = torch.log2(lengths.clamp_min(1).float()).floor().clamp(1, self.n_interests)
+            powers = 2 ** torch.arange(1, min(self.n_interests, 62) + 1, device=items.device)
+            count = (powers <= lengths[:, None]).sum(1).clamp(1, self.n_interests)  # log2 n, rounded down
             valid = torch.arange(self.n_interests, device=items.device) < count[:, None]
         interests = route(votes, logits, lengths, softmax=self.softmax, iterations=self.iterations, valid=valid)
         if self.after is None:

@@ -108,8 +108,12 @@ def evaluation_seed(model: Any, seed: int) -> Iterator[None]:
 def history_keys(item_seq: Tensor) -> Tensor:
     """A 64-bit key of each history (B, L), independent of how far it is padded with zeros; (B,) on the CPU."""
     ids = item_seq.cpu().to(torch.int64)
-    powers = torch.full((ids.shape[1],), _HASH_MULTIPLIER, dtype=torch.int64).cumprod(0)
-    return (ids * powers).sum(1)
+    return (ids * history_powers(ids.shape[1])).sum(1)
+
+
+def history_powers(length: int) -> Tensor:
+    """What the items at each place of a history are multiplied by in its key, (L,) int64."""
+    return torch.full((length,), _HASH_MULTIPLIER, dtype=torch.int64).cumprod(0)
 
 
 def mean_over(noises: Sequence[NoiseSource], draw: Callable[[NoiseSource], Tensor]) -> Tensor:

@@ -179,7 +179,7 @@ class DimeRec(DiffusionRecommender):
     def mean_user_vectors(self, interaction: Interaction, noises: Sequence[NoiseSource]) -> Tensor:
         """Reverse chains from random directions (Algorithm 2): the mean of e_u (B, 1, D), with one guidance for all."""
         guidance = self.denoiser_input(self.guidance(interaction))
-        shape, condition = (len(guidance), self.options.hidden_size), self.denoiser.condition(guidance)
+        shape, condition = (guidance.shape[0], self.options.hidden_size), self.denoiser.condition(guidance)
 
         def draw(noise: NoiseSource) -> Tensor:
             x_T = self.process.prior(shape, device=guidance.device, noise=noise)

@@ -164,7 +164,7 @@ class InterestRefinement(nn.Module):
         Returns:
             (B, K, D) z.
         """
-        last = torch.full((len(vectors),), self.process.num_steps - 1, device=vectors.device)
+        last = torch.full((vectors.shape[0],), self.process.num_steps - 1, device=vectors.device)
         start = self.process.sample(vectors, last, noise=noise if self.start_noise else ZeroNoise()).x_t
         return self.fuse(self.sampler(self.denoiser, start, condition, noise=noise), vectors)
 

@@ -81,8 +81,9 @@ def share_padding(
 
 
 def row_chunks(lengths: Tensor) -> list[Tensor]:
-    """Row numbers in order of length (B,), in chunks of INFERENCE_TOKENS tokens; one chunk on an accelerator."""
-    if lengths.device.type != "cpu":
+    """Row numbers in order of length (B,), in chunks of INFERENCE_TOKENS tokens; one chunk on an accelerator, and where
+    a program is traced."""
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
         return [torch.arange(lengths.shape[0], device=lengths.device)]
     if len(lengths) == 1:
         return [torch.zeros(1, dtype=torch.int64)]

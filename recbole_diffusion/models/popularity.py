@@ -52,7 +52,7 @@ class Popularity(VectorRecommender):
 
     def user_vectors(self, interaction: Interaction) -> Tensor:
         """The same number for every row, (B, 1, 1)."""
-        return self.exponent.expand(len(interaction), 1, 1)
+        return self.exponent.expand(interaction[self.ITEM_SEQ].shape[0], 1, 1)
 
     def item_vectors(self) -> Tensor:
         """log(1 + n_i), (V, 1)."""

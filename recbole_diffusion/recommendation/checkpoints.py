@@ -1,4 +1,7 @@
-"""A run's model built again to recommend: from checkpoint and items, or from its dataset where these do not do."""
+"""A run's model built again to recommend: from checkpoint and items, or from its dataset where these do not do.
+
+An export (docs/export.md) of the format safetensors is such a checkpoint with its items.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import check_same_data, data_fingerprint
 from recbole_diffusion.training.checkpoint import (
+    BEST_FILE,
     Checkpoint,
     load_model,
     pack_random_state,
@@ -32,6 +36,8 @@ from recbole_diffusion.training.reverse_steps_choice import refuse_open_choice
 from recbole_diffusion.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+EXPORT_MANIFEST = "export.json"  # marks a folder as an export
 
 
 @dataclass(frozen=True)
@@ -54,13 +60,20 @@ class OpenedModel:
 
 
 def checkpoint_file(checkpoint: str | Path) -> Path:
-    """The file of weights: a run folder's best epoch, or the file itself.
+    """The file of weights: a run folder's best epoch, that of an export of the format safetensors, or the file itself.
 
     Raises:
         UserError: there is none.
     """
     path = Path(checkpoint)
-    if path.is_dir():
+    if (path / EXPORT_MANIFEST).is_file():
+        if not (path / BEST_FILE).is_file():
+            raise UserError(
+                f"{path} is an export without {BEST_FILE}, whose program this package does not open (its README.md "
+                "says how to use it); give the run, or an export made with --format=safetensors"
+            )
+        path = path / BEST_FILE
+    elif path.is_dir():
         path = RunFolder.open(path).best
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
@@ -111,6 +124,17 @@ def _refuse_other_versions(stored: Checkpoint, path: Path) -> None:
         if written in (None, here):
             remedy = "it is damaged; give another checkpoint, or train the run again"
         raise UserError(f"{path} has no '{missing}' in its header that version {here} can read: {remedy}")
+
+
+def run_of(stored: Checkpoint, path: Path) -> tuple[str, str]:
+    """Model and dataset of a checkpoint.
+
+    Raises:
+        UserError: it does not say them.
+    """
+    _refuse_other_versions(stored, path)
+    run = stored.facts["config"]
+    return run["model"], run["dataset"]
 
 
 def _settings(
