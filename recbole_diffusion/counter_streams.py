@@ -41,7 +41,7 @@ def _signed(value: int) -> int:
 
 def mix(z: Tensor) -> Tensor:
     """SplitMix64's finaliser of int64 (any shape), in place; products wrap as they do for unsigned numbers."""
-    if z.device.type == "cpu" and z.numel() <= _FEW:
+    if not torch.compiler.is_compiling() and z.device.type == "cpu" and z.numel() <= _FEW:
         _mix_few(z.numpy().view(np.uint64))
         return z
     for shift, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
