@@ -49,7 +49,6 @@ WORDS: dict[str, str] = {
     "export": "make a trained model into files for other programs: weights, torch.export, ONNX, item vectors",
     "serve": "answer requests for recommendations",
 }
-BUILT = ("run", "evaluate", "prepare", "tune", "benchmark", "analyse", "recommend", "index", "export", "serve")
 
 # Keys that steer the program; the words that take each, and what it is. Those of COMMANDS are in their modules.
 OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -277,8 +276,7 @@ def help_text(word: str | None = None) -> str:
             "Diffusion models for next-item recommendation, and RecBole's own models under the same protocol.",
             "",
         ]
-        later = "  (not built yet)"
-        lines += ["words:", *_columns([(name, text + later * (name not in BUILT)) for name, text in WORDS.items()])]
+        lines += ["words:", *_columns(list(WORDS.items()))]
     else:
         lines.append(WORDS[word][0].upper() + WORDS[word][1:] + ".")
     lines += ["", "keys of the program:"]
@@ -418,8 +416,6 @@ def _main(arguments: Sequence[str]) -> int:
     if not arguments:
         print(help_text(), file=sys.stderr)
         return 2
-    if parsed.word not in BUILT:
-        raise UserError(f"'{parsed.word}' is not built yet; {', '.join(BUILT[:-1])} and {BUILT[-1]} are")
     _check_options(parsed)
     if parsed.word == PREPARE:
         return _show(prepare_command.run(parsed.options, parsed.flags, _program()))
