@@ -216,8 +216,8 @@ def read_recbole_checkpoints() -> None:
 def import_model(module_name: str) -> Any:
     """Import the module of one of RecBole's models; torch's anomaly detection stays as it was.
 
-    SINE's module turns it on when it is imported: every later model of the process is then checked for NaN in each
-    operation and trains at a fraction of its speed.
+    SINE's module turns it on when it is imported, which importing any sequential model of RecBole does: every later
+    model of the process is then checked for NaN in each operation and trains at a fraction of its speed.
 
     Raises:
         ModuleNotFoundError: the model needs a package that is not installed.

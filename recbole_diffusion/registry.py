@@ -299,6 +299,7 @@ def register() -> None:
     from recbole_diffusion.evaluation.recbole_metrics import register_metrics
 
     register_metrics()
+    compat.import_model("recbole.model.sequential_recommender")  # as RecBole's get_model does next
     for name in OUR_MODELS:
         _inject_module(name)
 

@@ -33,6 +33,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.fixture(autouse=True)
+def no_anomaly_detection() -> None:
+    """Off, as in a run of ours: importing any sequential model of RecBole imports SINE, which turns it on."""
+    torch.autograd.set_detect_anomaly(False)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder with the reference numbers, paper tables and datasets; the test skips where it is absent."""

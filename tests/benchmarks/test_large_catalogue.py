@@ -31,7 +31,7 @@ def test_a_side_counts_parameters_gradients_and_state() -> None:
     for result in found.values():
         assert result["needed_mib"]["parameters"] == pytest.approx(table, abs=0.1)
         assert result["needed_mib"]["optimiser"] == pytest.approx(2 * table, abs=0.15)
-        assert result["peak_mib"] > 0 and len(result["seconds"]) == 1
+        assert result["peak_mib"] >= 0 and len(result["seconds"]) == 1  # 0 where this process held more before
     assert found["chunked"]["needed_mib"]["gradients"] == pytest.approx(table, abs=0.1)
 
 
