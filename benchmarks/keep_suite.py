@@ -4,7 +4,7 @@
 
 copies into results/suites/<suite> what `recbole-diff benchmark FILE --tables_only --output=benchmarks/results/suites`
 makes the same tables and the same report of. Of the results row by row it takes the numbers of rows, ranks and metrics:
-weights, logs, users and items stay where they are. What was kept before of the same suite is replaced.
+weights, logs, users, items and folders of the machine stay where they are. What was kept of the same suite is replaced.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet
+from render import ABSOLUTE_PATH
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.plan_file import SUITE_FILE
@@ -54,6 +55,9 @@ def keep(suite: Path, kept: Path = KEPT) -> Path:
                 rows, copy, compression="zstd", use_dictionary=[n for n in rows.column_names if n != "row"],
                 column_encoding={"row": "DELTA_BINARY_PACKED"} if "row" in rows.column_names else None,
             )  # fmt: skip
+        elif file.name in RUN_FILES:
+            text = ABSOLUTE_PATH.sub(r"\1", file.read_text(encoding="utf-8"))
+            copy.write_text(text, encoding="utf-8", newline="\n")
         else:
             shutil.copyfile(file, copy)
     shutil.rmtree(target, ignore_errors=True)

@@ -41,6 +41,8 @@ def test_the_same_tables(tmp_path: Path, small_data: Path) -> None:
         assert {"row", "target_ranks", "hit@5", "ndcg@10"} <= {*table.column_names}
         assert not {*keep_suite.OF_THE_DATA} & {*table.column_names}
     assert not [*kept.rglob("*.safetensors"), *kept.rglob("items.parquet"), *kept.rglob("*.state")]
+    texts = [path.read_text(encoding="utf-8") for name in keep_suite.RUN_FILES for path in kept.rglob(name)]
+    assert len(texts) == 5 and not any(str(tmp_path) in text for text in texts)
     # kept anew, what is gone is gone
     (kept / "runs" / "old").mkdir()
     keep_suite.main([str(made.folder), f"--output={kept.parent}"])
