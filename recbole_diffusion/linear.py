@@ -46,8 +46,8 @@ def _in_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == torch.float32
         and weight.dtype == torch.float32
         and x.dim() == 2
-        and x.shape[0] > 0
         and not torch.compiler.is_compiling()  # torch's compiler chooses the operator by itself
+        and x.shape[0] > 0
     )
 
 
@@ -92,8 +92,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``GELU(x W^T + b)`` in its tanh form, (M, I) -> (M, O); in one pass where nothing is trained."""
-    few = x.shape[0] <= FEW_ROWS and weight.shape[0] <= SMALL_WEIGHT
-    if few or torch.is_grad_enabled() or not _in_onednn(x, weight) or torch.is_autocast_enabled("cpu"):
+    fits = _in_onednn(x, weight) and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+    # asked last: a traced program, which never fits, must not depend on the number of rows
+    if not fits or (x.shape[0] <= FEW_ROWS and weight.shape[0] <= SMALL_WEIGHT):
         return functional.gelu(linear(x, weight, bias), approximate="tanh")
     fused: Tensor = _PRODUCT(x, weight, bias, "gelu", [], "tanh")
     return fused

@@ -42,7 +42,7 @@ MORE = [
     Case("YouTubeDNN", {"pad_leak": True}, label="pad leak"),
 ]
 CASES = [*our_cases(), *MORE]
-TRACED = ("DreamRec-detached target", "MIND-adaptive, relu", "SASRecCE-last, from_last")
+TRACED = ("DiffuRec-two chains, cosine", "DreamRec-detached target", "MIND-adaptive, relu", "SASRecCE-last, from_last")
 
 
 @pytest.fixture(scope="module")
