@@ -67,8 +67,8 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
             f"unknown key '{key}' of {name}; " + (f"did you mean '{hint}'?" if hint else f"it takes {', '.join(own)}")
         )
     from recbole_diffusion.analyses.request import Request
+    from recbole_diffusion.command_options import messages
     from recbole_diffusion.pictures import check_matplotlib
-    from recbole_diffusion.tuning.progress_lines import messages
 
     check_matplotlib()
     output = Path(options.get("output", f"analyses/{name}"))

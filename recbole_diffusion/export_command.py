@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from recbole_diffusion.command_options import OWN_CODE, converted, messages, own_code
 from recbole_diffusion.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +17,7 @@ OPTIONS: dict[str, str] = {
     "output": "FOLDER to make; it must not be there, or be empty",
     "histories": "FILE.parquet, or a FOLDER of them, to verify on, as for recommend (default: the run's test rows)",
     "data_path": "FOLDER that holds the datasets' folders, where it is no longer the run's",
+    "own_code": OWN_CODE,
     "row_keys": "history: a program keys its noise by the history (default); input: by a second input, row_key",
     "verify_rows": "NUMBER of histories to verify on, at most (default: 256)",
     "tolerance": "NUMBER, the part of its largest entry by which a row's vectors may differ (default: 0.0001)",
@@ -38,10 +37,6 @@ examples:
 Every other --key=value overrides a key of the run, as for evaluate, and stays in the export.
 """
 
-logger = logging.getLogger(__name__)
-
-Value = TypeVar("Value")
-
 
 def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) -> str:
     """Export, and return the text to print.
@@ -58,40 +53,18 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
         if key not in options:
             raise UserError(f"export needs --{key}={OPTIONS[key].split(',')[0].split(':')[0]}")
     numbers: dict[str, Any] = {
-        "verify_rows": _converted(options, "verify_rows", int, "a whole number"),
-        "list_length": _converted(options, "list_length", int, "a whole number"),
-        "tolerance": _converted(options, "tolerance", float, "a number"),
+        "verify_rows": converted(options, "verify_rows", int, "a whole number"),
+        "list_length": converted(options, "list_length", int, "a whole number"),
+        "tolerance": converted(options, "tolerance", float, "a number"),
     }
     texts: dict[str, Any] = {key: options.get(key) for key in ("histories", "data_path", "row_keys", "licence")}
     given = {key: value for key, value in {**numbers, **texts}.items() if value is not None}
-    with _messages():
+    given.update(own_code(options))
+    with messages():
         from recbole_diffusion.export.exporting import export_model
 
         made = export_model(options["checkpoint"], options["output"], options["format"], config=config, **given)
     return _report(made)
-
-
-def _converted(options: Mapping[str, str], key: str, convert: Callable[[str], Value], allowed: str) -> Value | None:
-    try:
-        return convert(options[key]) if key in options else None
-    except ValueError:
-        raise UserError(f"--{key} is {options[key]!r}; it must be {allowed}") from None
-
-
-@contextmanager
-def _messages() -> Iterator[None]:
-    """What is said on the way goes to standard error."""
-    source = logging.getLogger("recbole_diffusion")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    level = source.level
-    source.addHandler(handler)
-    source.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        source.removeHandler(handler)
-        source.setLevel(level)
 
 
 def _report(made: Export) -> str:

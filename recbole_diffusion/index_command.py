@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.command_options import OWN_CODE, converted, messages, own_code, truth, whole_number
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.recommend_command import converted, messages, truth, whole_number
 
 OPTIONS: dict[str, str] = {
     "checkpoint": "RUN_FOLDER, whose best epoch is taken, or a checkpoint file",
@@ -20,6 +20,7 @@ OPTIONS: dict[str, str] = {
     "added_items": "FILE.parquet of items added after training, indexed, too: item_id, vector, title",
     "seed": "NUMBER, of what is drawn (default: 2023)",
     "threads": "NUMBER that build it (default: torch's); a graph of several threads differs from run to run",
+    "own_code": OWN_CODE,
     "data_path": "FOLDER that holds the datasets' folders",
     "show_progress": "False: no progress bar",
 }
@@ -67,6 +68,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
         import_faiss()
         request = IndexRequest(**{key: value for key, value in given.items() if value is not None})
         loading: dict[str, Any] = {key: options[key] for key in ("added_items", "data_path") if key in options}
+        loading.update(own_code(options))
         recommender = Recommender.load(options["checkpoint"], device="cpu", config=config, **loading)
         histories = None
         if "histories" in options:

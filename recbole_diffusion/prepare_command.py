@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import logging
 import shlex
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from recbole_diffusion.command_options import converted, messages, truth
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import properties_directory
 
@@ -59,8 +57,6 @@ examples:
   recbole-diff prepare --input=clicks.parquet --dataset=clicks --items=products.csv --items_keep=title,price:float
 """
 
-Value = TypeVar("Value")
-
 _LISTS = ("keep", "columns")
 _TABLE_KEYS = ("key", *_LISTS)
 
@@ -95,14 +91,14 @@ def run(options: Mapping[str, str], flags: set[str], program: str) -> str:
         and key not in ("input", "dataset", *_LISTS, "skip_lines", "show_progress")
         and not key.startswith(("items", "users"))
     }
-    with _messages():
+    with messages():
         made = prepare(
             options["input"],
             options["dataset"],
             keep=_names("keep", options.get("keep", "")),
             columns=_names("columns", options["columns"]) if "columns" in options else None,
-            skip_lines=_converted(options, "skip_lines", int, "a number of lines", 0),
-            show_progress=_converted(options, "show_progress", _truth, "True or False", True),
+            skip_lines=converted(options, "skip_lines", int, "a number of lines") or 0,
+            show_progress=converted(options, "show_progress", truth, "True or False") is not False,
             trim="trim" in flags,
             overwrite="overwrite" in flags,
             items=tables["items"],
@@ -118,35 +114,6 @@ def _names(key: str, text: str) -> list[str]:
     if text and not all(names):
         raise UserError(f"--{key}={text}: a name is empty; write NAME,NAME,...")
     return names
-
-
-def _truth(text: str) -> bool:
-    return {"true": True, "false": False}[text.lower()]
-
-
-def _converted(
-    options: Mapping[str, str], key: str, convert: Callable[[str], Value], allowed: str, default: Value
-) -> Value:
-    try:
-        return convert(options[key]) if key in options else default
-    except (ValueError, KeyError):
-        raise UserError(f"--{key} is {options[key]!r}; it must be {allowed}") from None
-
-
-@contextmanager
-def _messages() -> Iterator[None]:
-    """What is said on the way goes to standard error."""
-    source = logging.getLogger("recbole_diffusion")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    level = source.level
-    source.addHandler(handler)
-    source.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        source.removeHandler(handler)
-        source.setLevel(level)
 
 
 def _report(made: Prepared, program: str) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from recbole_diffusion.config_files import parse_value
+from recbole_diffusion.command_options import OWN_CODE, converted, messages, own_code, truth, whole_number
 from recbole_diffusion.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +35,7 @@ OPTIONS: dict[str, str] = {
     "cpus_per_actor": "NUMBER of CPU threads of an actor (default: 1)",
     "num_gpus_per_actor": "NUMBER of GPUs of an actor, 0.5 for two actors on one (default: 0)",
     "ray_address": "ADDRESS of a Ray cluster (default: Ray is started on this machine)",
+    "own_code": OWN_CODE,
     "data_path": "FOLDER that holds the datasets' folders, for runs without a list of their items",
     "show_progress": "False: no progress bar",
     "exclude_seen": "the older name of filter_seen",
@@ -66,8 +65,6 @@ Every other --key=value overrides a key of the run, as for evaluate. Killed and 
 """
 
 logger = logging.getLogger(__name__)
-
-Value = TypeVar("Value")
 
 
 def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) -> str:
@@ -145,7 +142,8 @@ def _sampling(options: Mapping[str, str]) -> dict[str, Any]:
 
 def _loading(options: Mapping[str, str]) -> dict[str, Any]:
     """How a run is loaded."""
-    return {key: options[key] for key in ("retrieval", "stale_index", "added_items", "data_path") if key in options}
+    texts = ("retrieval", "stale_index", "added_items", "data_path")
+    return {**{key: options[key] for key in texts if key in options}, **own_code(options)}
 
 
 def _of_file(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) -> str:
@@ -190,55 +188,11 @@ def _of_file(options: Mapping[str, str], flags: set[str], config: Mapping[str, A
     return _report(made)
 
 
-def whole_number(text: str) -> int:
-    """A number from 1, or a ValueError."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
 def _share(text: str) -> float:
     number = float(text)
     if not 0 <= number < 1e6:
         raise ValueError(text)
     return number
-
-
-def truth(text: str) -> bool:
-    """True or False, or a ValueError."""
-    value = parse_value(text)
-    if not isinstance(value, bool):
-        raise ValueError(text)
-    return value
-
-
-def converted(options: Mapping[str, str], key: str, convert: Callable[[str], Value], allowed: str) -> Value | None:
-    """The value of an option, None without it.
-
-    Raises:
-        UserError: `convert` does not take its text; `allowed` says what it takes.
-    """
-    try:
-        return convert(options[key]) if key in options else None
-    except ValueError:
-        raise UserError(f"--{key} is {options[key]!r}; it must be {allowed}") from None
-
-
-@contextmanager
-def messages() -> Iterator[None]:
-    """What is said on the way goes to standard error."""
-    source = logging.getLogger("recbole_diffusion")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    level = source.level
-    source.addHandler(handler)
-    source.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        source.removeHandler(handler)
-        source.setLevel(level)
 
 
 def _report(made: RecommendedFile) -> str:

@@ -30,6 +30,8 @@ OUR_MODEL_NAMES: tuple[str, ...] = tuple(OUR_MODELS)
 _KEYS_OF_OUR_TRAINER = ("scheduler", "valid_reverse_steps")
 # Names whose module is not named after their properties file, or that have no properties file at all.
 _RECBOLE_MODELS_WITHOUT_OWN_FILE: dict[str, str] = {"Random": "random", "XGBoost": "xgboost", "LightGBM": "lightgbm"}
+# Keys whose values may be written module:Name, for a part of one's own.
+KEYS_OF_PARTS = ("model", "noise_schedule", "step_sampler", "noise", "reverse_sampler")
 _RECBOLE_FAMILIES = (
     "general_recommender",
     "context_aware_recommender",

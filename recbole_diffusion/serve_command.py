@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from recbole_diffusion.command_options import OWN_CODE, converted, own_code, whole_number
 from recbole_diffusion.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ OPTIONS: dict[str, str] = {
     "retrieval": "exact: every item is scored (default); faiss: through the run's index (recbole-diff index)",
     "stale_index": "rebuild: an index that is absent or of other vectors (default); refuse: end with an error",
     "added_items": "FILE.parquet of items added after training: item_id, vector, title",
+    "own_code": OWN_CODE,
     "data_path": "FOLDER that holds the datasets' folders, for runs without a list of their items",
 }
 FLAGS: dict[str, str] = {"access_log": "a line in the log for each request"}
@@ -75,15 +77,15 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
     from recbole_diffusion.service.limits import Limits
 
     given: dict[str, Any] = {
-        field.name: _number(options[field.name], field.name, float if field.type == "float" else int)
+        field.name: _number(options, field.name, float if field.type == "float" else int)
         for field in dataclasses.fields(Limits)
         if field.name in options
     }
     limits = Limits(**given)
-    port = _number(options.get("port", "8000"), "port", int)
-    threads = _number(options["num_threads"], "num_threads", int) if "num_threads" in options else None
-    if threads is not None and threads < 1:
-        raise UserError(f"--num_threads is {threads}; it must be 1 or more")
+    port = 8000 if "port" not in options else _number(options, "port", int)
+    threads = converted(options, "num_threads", whole_number, "a whole number, 1 or more")
+    loading: dict[str, Any] = {key: options[key] for key in _OF_THE_RECOMMENDER if key in options}
+    loading.update(own_code(options))
     checkpoint = Path(options["checkpoint"])
     if not checkpoint.exists():  # said at once, before seconds of imports
         raise UserError(f"no checkpoint at {checkpoint}")
@@ -96,8 +98,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Mapping[str, Any]) 
 
         if threads is not None:
             torch.set_num_threads(threads)
-        given: dict[str, Any] = {key: options[key] for key in _OF_THE_RECOMMENDER if key in options}
-        return Recommender.load(checkpoint, config=config, **given)
+        return Recommender.load(checkpoint, config=config, **loading)
 
     with _messages():
         bound = open_socket(options.get("host", "127.0.0.1"), port)
@@ -125,12 +126,8 @@ def _check_packages() -> None:
             ) from error
 
 
-def _number(text: str, key: str, kind: Callable[[str], Number]) -> Number:
-    try:
-        return kind(text)
-    except ValueError:
-        allowed = "a whole number" if kind is int else "a number"
-        raise UserError(f"--{key} is {text!r}; it must be {allowed}") from None
+def _number(options: Mapping[str, str], key: str, kind: Callable[[str], Number]) -> Any:
+    return converted(options, key, kind, "a whole number" if kind is int else "a number")
 
 
 def _announce(line: str) -> None:

@@ -62,12 +62,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"data", "models", "evaluation", "training", "provenance", "recommendation", "ray_session"},
     "quick_start": SETTINGS | {"session", "training", "loggers"},
     "workers": {"config", "compat", "errors", "session", "training", "ray_session"},
-    "prepare_command": {"data", "registry", "errors"},
+    "command_options": {"config_files", "errors"},
+    "prepare_command": {"data", "registry", "command_options", "errors"},
     "benchmarking": {"config_files", "config_protocols", "errors"},
-    "tuning": SETTINGS | {"data", "session", "training", "provenance", "ray_session", "loggers"},
+    "tuning": SETTINGS | {"data", "session", "training", "provenance", "ray_session", "loggers", "command_options"},
     "tune_command": {"config_files", "errors"},
     "reporting": {"benchmarking", "pictures", "errors"},
-    "suites": SETTINGS | {"benchmarking", "reporting", "training", "provenance", "ray_session", "tuning", "loggers"},
+    "suites": SETTINGS
+    | {"benchmarking", "reporting", "training", "provenance", "ray_session", "tuning", "loggers", "command_options"},
     "benchmark_command": {"config_files", "errors"},
     "pictures": {"errors"},
     "analyses": SETTINGS
@@ -75,11 +77,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"provenance"}
     | PARTS,
     "analyse_command": {"analyses", "config_files", "registry", "errors"},
-    "recommend_command": {"recommendation", "config_files", "errors"},
+    "recommend_command": {"recommendation", "command_options", "errors"},
     "service": {"recommendation", "registry", "errors"},
-    "serve_command": {"errors"},
-    "index_command": {"recommendation", "recommend_command", "retrieval", "errors"},
-    "export_command": {"export", "errors"},
+    "serve_command": {"command_options", "errors"},
+    "index_command": {"recommendation", "command_options", "retrieval", "errors"},
+    "export_command": {"export", "command_options", "errors"},
     "command_line": SETTINGS
     | {"model_table", "quick_start", "prepare_command"}
     | {"tune_command", "benchmark_command", "analyse_command"}
@@ -93,7 +95,7 @@ MAY_IMPORT_LATE: dict[str, set[str]] = {
     "config_values": {"evaluation"},
     "tune_command": {"tuning"},
     "benchmark_command": {"suites"},
-    "analyse_command": {"pictures", "tuning"},
+    "analyse_command": {"pictures", "command_options"},
     "serve_command": {"service", "recommendation"},
     "suites": {"command_line"},
     "__init__": {"quick_start", "data", "recommendation", "tuning", *SETTINGS},

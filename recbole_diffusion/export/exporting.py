@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ from recbole_diffusion.recommendation.checkpoints import (
     OpenedModel,
     checkpoint_file,
     open_model,
+    refuse_own_code,
     run_of,
 )
 from recbole_diffusion.training.checkpoint import (
@@ -89,6 +90,7 @@ def export_model(
     tolerance: float = TOLERANCE,
     list_length: int = 20,
     licence: str | None = None,
+    own_code: Sequence[str] = (),
 ) -> Export:
     """Export a run's best epoch.
 
@@ -104,6 +106,7 @@ def export_model(
         tolerance: by what part of its largest entry a row's vectors may differ.
         list_length: items of the lists that are compared.
         licence: of the data, for the model card.
+        own_code: as in `Recommender.load`.
 
     Raises:
         UserError: anything a person can correct, in one line; nothing is then left of the export.
@@ -114,8 +117,9 @@ def export_model(
     check_packages(form)
     path = checkpoint_file(checkpoint)
     stored = read_checkpoint(path)
+    refuse_own_code(stored, path, config, own_code)  # before its model is looked up
     check_exportable(run_of(stored, path)[0])
-    opened = open_model(path, data_path=data_path, device="cpu", config=config)
+    opened = open_model(path, data_path=data_path, device="cpu", config=config, own_code=own_code)
     model: Any = opened.model
     if opened.config["eval_seed"] is None and hasattr(model.options, "eval_seed"):
         raise UserError("eval_seed is ~, so an export could not be verified; give a number with --eval_seed")

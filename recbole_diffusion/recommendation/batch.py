@@ -95,6 +95,7 @@ def recommend_file(
     retrieval: Literal["exact", "faiss"] = "exact",
     stale_index: Literal["rebuild", "refuse"] = "rebuild",
     added_items: str | Path | None = None,
+    own_code: Sequence[str] = (),
     item_separator: str = ",",
     exclude_seen: bool | None = None,
     unknown_items: Unknown | None = None,
@@ -122,7 +123,7 @@ def recommend_file(
         n_samples, diversity, seed: chains of a diffusion model, and how they are merged, as in `Recommender.recommend`.
         unknown: `skip` leaves out items of histories that the model does not know, `refuse` refuses them.
         titles: write a column `titles`, too.
-        retrieval, stale_index, added_items: as in `Recommender.load`.
+        retrieval, stale_index, added_items, own_code: as in `Recommender.load`.
         item_separator: between the items of a history that is text.
         exclude_seen, unknown_items: older names of `filter_seen`, and of `unknown` with the words drop and error.
         batch_size: users ranked at a time; None takes the run's `eval_batch_size`, at most `part_size`.
@@ -169,6 +170,7 @@ def recommend_file(
         retrieval=retrieval,
         stale_index=stale_index,
         added_items=added,
+        own_code=own_code,
     )
     if recommender.config["eval_seed"] is None and seed is None:
         raise UserError("eval_seed is ~, so lists would not repeat; give a number with --eval_seed")
@@ -195,6 +197,7 @@ def recommend_file(
         titles=titles,
         retrieval=retrieval,
         added_items=added,
+        own_code=tuple(own_code),
         item_separator=item_separator,
     )
     fields = HistoryFields(*(recommender.config[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")))
@@ -252,6 +255,7 @@ class Settings:
     titles: bool = False
     retrieval: Literal["exact", "faiss"] = "exact"
     added_items: str | None = None
+    own_code: tuple[str, ...] = ()
     item_separator: str = ","
 
     @property
@@ -399,6 +403,7 @@ class PartRecommender:
                 retrieval=settings.retrieval,
                 stale_index="refuse",
                 added_items=settings.added_items,
+                own_code=settings.own_code,
             )
         table = read_whole(self.folder.histories(part))
         user, histories = (table[name].combine_chunks() for name in ("user", "items"))

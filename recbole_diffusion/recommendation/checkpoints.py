@@ -6,7 +6,7 @@ An export (docs/export.md) of the format safetensors is such a checkpoint with i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from recbole_diffusion.data.loading import prepare_loaders
 from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.provenance import check_same_data, data_fingerprint
+from recbole_diffusion.registry import KEYS_OF_PARTS
 from recbole_diffusion.training.checkpoint import (
     BEST_FILE,
     Checkpoint,
@@ -86,6 +87,7 @@ def open_model(
     data_path: str | Path | None = None,
     device: str | None = None,
     config: Mapping[str, Any] | None = None,
+    own_code: Sequence[str] = (),
 ) -> OpenedModel:
     """The model of a checkpoint; see :meth:`recbole_diffusion.recommendation.recommender.Recommender.load`.
 
@@ -95,6 +97,7 @@ def open_model(
     path = checkpoint_file(checkpoint)
     stored = read_checkpoint(path)
     _refuse_other_versions(stored, path)
+    refuse_own_code(stored, path, config, own_code)
     settings = _settings(stored, path, data_path, device, config)
     built = _build_of_items(settings, stored, path)
     if built is None:
@@ -102,6 +105,34 @@ def open_model(
     model, tokens, titles = built
     load_model(model, stored, path)
     return OpenedModel(model.to(settings["device"]).eval(), settings, tokens, path, titles)
+
+
+def refuse_own_code(stored: Checkpoint, path: Path, config: Mapping[str, Any] | None, own_code: Sequence[str]) -> None:
+    """Refuse a checkpoint that has modules imported which nobody allowed: importing one runs what stands in it.
+
+    Args:
+        stored: the checkpoint.
+        path: where it is.
+        config: keys that override its own; modules that they name are allowed.
+        own_code: names of modules that may be imported.
+
+    Raises:
+        UserError: names the first such key and its module; or the checkpoint does not say its model.
+    """
+    run_of(stored, path)
+    run, allowed = stored.facts["config"], {*own_code, *_modules_of(config or {}).values()}
+    for key, module in _modules_of(run).items():
+        if module not in allowed:
+            raise UserError(
+                f"{path} has {key} {run[key]!r}, and loading it would run the module {module}; if you trust "
+                f"that module, allow it with own_code={module}"
+            )
+
+
+def _modules_of(values: Mapping[str, Any]) -> dict[str, str]:
+    """The module that each part of one's own, written module:Name, is in."""
+    named = {key: values.get(key) for key in KEYS_OF_PARTS}
+    return {key: name.partition(":")[0] for key, name in named.items() if isinstance(name, str) and ":" in name}
 
 
 def _refuse_other_versions(stored: Checkpoint, path: Path) -> None:

@@ -86,6 +86,7 @@ class Recommender:
         retrieval: Literal["exact", "faiss"] = "exact",
         stale_index: Literal["rebuild", "refuse"] = "rebuild",
         added_items: str | Path | None = None,
+        own_code: Sequence[str] = (),
     ) -> Recommender:
         """A run's best epoch.
 
@@ -98,6 +99,8 @@ class Recommender:
             retrieval: `exact` scores every item; `faiss` asks the run's index, which is built if it is not there.
             stale_index: what to do about an index that is absent, damaged or of other vectors: `rebuild` or `refuse`.
             added_items: a Parquet file of items that were added after training; `added_items` says how it looks.
+            own_code: modules that the checkpoint may have imported, for a model or parts of your own, written
+                module:Name in its configuration. What `config` names so is allowed, too.
 
         Raises:
             UserError: no such checkpoint, it is damaged, its model reads more of a row than its items, or there is no
@@ -105,7 +108,7 @@ class Recommender:
         """
         if retrieval not in RETRIEVAL:
             raise UserError(f"retrieval is {retrieval!r}; it must be {' or '.join(RETRIEVAL)}")
-        opened = open_model(checkpoint, data_path=data_path, device=device, config=config)
+        opened = open_model(checkpoint, data_path=data_path, device=device, config=config, own_code=own_code)
         made = cls(opened.model, opened.config, opened.tokens, opened.path, opened.titles)
         items = None if added_items is None else checked_items(Path(added_items), made.config["ITEM_ID_FIELD"])
         if retrieval == "faiss":

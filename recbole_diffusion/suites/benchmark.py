@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.command_options import messages
 from recbole_diffusion.config import Overrides
 from recbole_diffusion.config_keys import LOGGER_KEYS
 from recbole_diffusion.errors import UserError
@@ -29,7 +30,6 @@ from recbole_diffusion.suites.runner import Progress, RunQueue, locked, run_all
 from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.suites.suite_plan import SuitePlan
 from recbole_diffusion.suites.tables import AS_TRAINED, read_records, suite_tables, write_suite_tables
-from recbole_diffusion.tuning.progress_lines import messages
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from recbole_diffusion.command_options import messages
 from recbole_diffusion.config_files import given_layers
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import search_path
@@ -15,7 +16,6 @@ from recbole_diffusion.tuning.options import SweepOptions, check_packages
 from recbole_diffusion.tuning.outcome import SweepResult
 from recbole_diffusion.tuning.placement import check_resources
 from recbole_diffusion.tuning.preparation import prepare_data
-from recbole_diffusion.tuning.progress_lines import messages
 from recbole_diffusion.tuning.request import Request
 from recbole_diffusion.tuning.running import ray_of, run_trials
 from recbole_diffusion.tuning.sweep_folder import SweepFolder

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_diffusion.command_options import messages
 from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.config_files import given_layers
 from recbole_diffusion.data import cache
@@ -29,7 +30,6 @@ from recbole_diffusion.tuning.options import SweepOptions, check_packages, secon
 from recbole_diffusion.tuning.outcome import SweepResult
 from recbole_diffusion.tuning.placement import check_resources
 from recbole_diffusion.tuning.preparation import prepare_data
-from recbole_diffusion.tuning.progress_lines import messages
 from recbole_diffusion.tuning.request import Request
 from recbole_diffusion.tuning.resuming import resumed
 from recbole_diffusion.tuning.running import ray_of, run_trials

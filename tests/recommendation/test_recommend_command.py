@@ -87,8 +87,11 @@ def test_an_actor_that_is_killed_changes_nothing(
     pids = tmp_path / "pids"
     pids.mkdir()
     run = trained(f"{slow_model.__name__}:SlowSASRec", hidden_size=8, inner_size=16, n_heads=2, n_layers=1).folder
+    own: dict[str, Any] = {"own_code": [slow_model.__name__]}
     plain = tmp_path / "plain.parquet"
-    recommend_file(run, histories, plain, num_actors=1, **QUIET)
+    with pytest.raises(UserError, match=f"would run the module {slow_model.__name__}; if you trust"):
+        recommend_file(run, histories, plain, num_actors=1, **QUIET)
+    recommend_file(run, histories, plain, num_actors=1, **QUIET, **own)
     output = tmp_path / "out.parquet"
     killed: list[int] = []
 
@@ -105,7 +108,7 @@ def test_an_actor_that_is_killed_changes_nothing(
     monkeypatch.setattr("recbole_diffusion.recommendation.batch.PartRecommender", Slow)
     hand = threading.Thread(target=kill)
     hand.start()
-    recommend_file(run, histories, output, num_actors=1, **QUIET)
+    recommend_file(run, histories, output, num_actors=1, **QUIET, **own)
     hand.join()
     assert killed and {int(path.name) for path in pids.iterdir()} > set(killed)
     assert output.read_bytes() == plain.read_bytes()
@@ -124,7 +127,7 @@ def test_a_driver_that_is_killed_goes_on_and_ends_with_the_same_bytes(
     finally:
         sys.path.remove(str(tmp_path))
     output = tmp_path / "out.parquet"
-    keys = {**QUIET, "checkpoint": run, "histories": histories, "output": output}
+    keys = {**QUIET, "checkpoint": run, "histories": histories, "output": output, "own_code": "mine"}
     command = [sys.executable, "-m", "recbole_diffusion", "recommend"]
     command += [f"--{key}={value}" for key, value in keys.items()]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
@@ -157,7 +160,7 @@ def test_a_driver_that_is_killed_goes_on_and_ends_with_the_same_bytes(
     plain = tmp_path / "plain.parquet"
     sys.path.insert(0, str(tmp_path))
     try:
-        recommend_file(run, histories, plain, num_actors=2, **QUIET)
+        recommend_file(run, histories, plain, num_actors=2, own_code=["mine"], **QUIET)
     finally:
         sys.path.remove(str(tmp_path))
     assert output.read_bytes() == plain.read_bytes()

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+import recbole_diffusion
 from recbole_diffusion.command_line import main
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.quick_start import run
 from recbole_diffusion.recommendation.recommender import Recommender
 from recbole_diffusion.recommendation.shown_lists import as_json, as_table
+from recbole_diffusion.registry import KEYS_OF_PARTS
 from recbole_diffusion.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from tests.conftest import write_interactions
 
@@ -280,6 +283,52 @@ def test_checkpoints_that_are_cut_or_of_another_version(
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
     assert not (tmp_path / "run" / "best" / "run").exists(), "something was unpickled"
+
+
+@pytest.mark.parametrize("key", sorted(set(KEYS_OF_PARTS)))
+def test_a_module_that_a_checkpoint_names_is_not_imported(
+    key: str, trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = f"foreign_{key}"  # imported once a process
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"{module}.py").write_text("from pathlib import Path\nPath('was_run').touch()\nName = 1\n")
+    shutil.copytree(trained("DiffuRec").folder, tmp_path / "run")
+    spoiled(lambda stored: stored.facts["config"].update({key: f"{module}:Name"}))(
+        tmp_path / "run" / "best" / "model.safetensors"
+    )
+    words: list[list[str]] = [["recommend", "--history=i1"], ["index"]]
+    words += [["export", "--format=safetensors", f"--output={tmp_path / 'export'}"]]
+    for more in words:
+        assert main([more[0], "--checkpoint=run", *more[1:]]) == 2
+        error = capsys.readouterr().err
+        assert f"{key} '{module}:Name'" in error and f"allow it with own_code={module}" in error
+        assert error.startswith("error: ") and error.count("\n") == 1
+    assert not (tmp_path / "was_run").exists() and not (tmp_path / "export").exists()
+    with pytest.raises(UserError, match=f"would run the module {module}"):
+        Recommender.load("run")
+    with pytest.raises((UserError, TypeError, ValueError)):  # it is allowed, and is no part: a number
+        Recommender.load("run", own_code=["other", module])
+    assert (tmp_path / "was_run").exists() or key == "reverse_sampler"  # looked up when a chain begins
+
+
+def test_a_part_of_ones_own_is_allowed_by_name_or_by_naming_it(
+    trained: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_noise.py").write_text("from recbole_diffusion.diffusion.noise import GlobalNoise as Mine\n")
+    run_folder = trained("DiffuRec", noise="own_noise:Mine").folder
+    words = ["recommend", f"--checkpoint={run_folder}", "--history=i1"]
+    assert main([*words, "--own_code=own noise"]) == 2 and "must be names of modules" in capsys.readouterr().err
+    assert main([*words, "--own_code=own_noise"]) == 0
+    assert Recommender.load(run_folder, config={"noise": "own_noise:Mine"}).recommend([["i1"]], 3).items[0]
+
+
+def test_every_part_that_may_be_of_ones_own_is_known_to_the_check() -> None:
+    package = Path(recbole_diffusion.__file__).parent
+    source = "".join(path.read_text() for path in package.rglob("*.py"))
+    used = re.findall(r"named_part\((?:\w+\.)?(\w+)\)", source)
+    assert used and set(used) == set(KEYS_OF_PARTS) - {"model"}
+    assert len(re.findall(r"named_part\((?!name: str)", source)) == len(used), "a use that the check cannot read"
 
 
 # the command ----------------------------------------------------------------------------------------------------------

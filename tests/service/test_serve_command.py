@@ -189,7 +189,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["--checkpoint=.", "--max_batch=many"], "--max_batch is 'many'; it must be a whole number"),
         (["--checkpoint=.", "--max_queue=0"], "max_queue is 0; it must be a whole number, 1 or more"),
         (["--checkpoint=.", "--stop_timeout=nan"], "stop_timeout is nan; it must be a number of seconds"),
-        (["--checkpoint=.", "--num_threads=0"], "--num_threads is 0; it must be 1 or more"),
+        (["--checkpoint=.", "--num_threads=0"], "--num_threads is '0'; it must be a whole number, 1 or more"),
         (["--checkpoint=.", "--host=999.1.1.1"], "host is '999.1.1.1', which is no address"),
         (["--checkpoint=.", "--host=192.0.2.1"], "the host is no address of this machine; give one with --host"),
     ],
