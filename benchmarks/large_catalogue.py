@@ -115,6 +115,7 @@ def make_trainer(options: argparse.Namespace, model_name: str, items: int, keys:
     from recbole.trainer import Trainer
 
     from recbole_diffusion.config import RunConfig
+    from recbole_diffusion.memory_reuse import reuse_freed_memory
     from recbole_diffusion.training.run_folder import RunFolder
     from recbole_diffusion.training.trainer import trainer_class
 
@@ -130,6 +131,8 @@ def make_trainer(options: argparse.Namespace, model_name: str, items: int, keys:
     if model_name == "SASRecCE":
         given["train_positions"] = "last"  # a target a row, as the others have
     config = RunConfig(model_name, "large_catalogue", (), given)
+    if config["reuse_memory"]:  # as a run does
+        reuse_freed_memory()
     torch.manual_seed(options.seed)
     model = config.model_class(config, _Items(items + 1))
     return trainer_class(Trainer)(config, model, RunFolder(folder))

@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from recbole_diffusion.denoisers.dropout import dropout, residual_dropout
 from recbole_diffusion.denoisers.row_attention import RowKeys, last_attention
@@ -206,6 +207,9 @@ class TransformerDenoiser(nn.Module):
         heads: attention heads.
         probability: dropout everywhere in the blocks and before the final norm.
         activation: `gelu_tanh` (published code) or `relu` (paper).
+        recompute: in training, keep a block's input alone and compute the block again in the backward pass (activation
+            checkpointing; Chen, Xu, Zhang, Guestrin, arXiv 1604.06174). Dropout draws the same masks again, so results
+            are the same.
     """
 
     def __init__(
@@ -216,10 +220,13 @@ class TransformerDenoiser(nn.Module):
         heads: int,
         probability: float,
         activation: Activation,
+        *,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if layers < 1:
             raise ValueError(f"n_layers is {layers}; it must be 1 or more")
+        self.recompute = recompute
         self.mixing = mixing
         self.probability = probability
         self.blocks = nn.ModuleList(Block(dim, heads, probability, activation) for _ in range(layers))
@@ -228,6 +235,11 @@ class TransformerDenoiser(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, *, noise: NoiseSource) -> Tensor:
         """Predict x_0 (B, D) from x_t (B, D) at slots t (B,)."""
         x = self.mixing(x_t, t, condition, noise)
+        recompute = self.recompute and self.training and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
-            x = block(x, condition.layout, last_only=index == len(self.blocks) - 1)
+            last_only = index == len(self.blocks) - 1
+            if recompute:
+                x = checkpoint(block, x, condition.layout, last_only, use_reentrant=False)
+            else:
+                x = block(x, condition.layout, last_only)
         return self.norm(dropout(x, self.probability, self.training))

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from recbole_diffusion.denoisers.gru import GRUDenoiser
 from recbole_diffusion.denoisers.transformer import TransformerDenoiser
 from recbole_diffusion.models.history_diffusion import HistoryDiffusion, HistoryDiffusionOptions
+from recbole_diffusion.models.loss_options import LossChoice
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,22 @@ class DiffuRecOptions(HistoryDiffusionOptions):
     """DiffuRec's own keys; properties/model/DiffuRec.yaml holds the defaults and says what each means."""
 
     approximator: Literal["transformer", "gru"]
+    activation_checkpointing: Literal["auto", "always", "never"]
+
+    def __post_init__(self) -> None:
+        """Refuse what no network can do."""
+        super().__post_init__()
+        if self.activation_checkpointing == "always" and self.approximator == "gru":
+            raise ValueError(
+                "activation_checkpointing is always, but approximator gru has no blocks to compute again; set "
+                "activation_checkpointing: auto or approximator: transformer"
+            )
+
+    def recompute(self, choice: LossChoice) -> bool:
+        """Whether blocks are computed again in the backward pass; `auto` where the loss spares memory, too."""
+        if self.activation_checkpointing == "auto":
+            return choice.loss == "chunked"
+        return self.activation_checkpointing == "always"
 
 
 class DiffuRec(HistoryDiffusion):
@@ -43,5 +60,11 @@ class DiffuRec(HistoryDiffusion):
             self.denoiser = GRUDenoiser(o.mixing(), o.hidden_size, o.n_layers, o.dropout_prob)
         else:
             self.denoiser = TransformerDenoiser(
-                o.mixing(), o.hidden_size, o.n_layers, o.n_heads, o.dropout_prob, o.hidden_act
+                o.mixing(),
+                o.hidden_size,
+                o.n_layers,
+                o.n_heads,
+                o.dropout_prob,
+                o.hidden_act,
+                recompute=o.recompute(self.loss_choice),
             )

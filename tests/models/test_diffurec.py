@@ -266,6 +266,37 @@ def test_reverse_steps_and_validation_steps() -> None:
     assert len(calls) == 5
 
 
+def test_blocks_that_are_computed_again_change_nothing_but_what_is_kept() -> None:
+    rows = interaction([[1, 2, 3], [4, 5], [6, 7, 8, 9]], [5, 6, 7])
+    found = {}
+    for choice in ("never", "always"):
+        torch.manual_seed(0)
+        model = tiny_model(activation_checkpointing=choice, dropout_prob=0.3, n_layers=3).train()
+        kept: list[int] = []
+
+        def keep(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model.calculate_loss(rows)
+        loss.backward()
+        gradients = {name: weight.grad for name, weight in model.named_parameters()}
+        found[choice] = (loss, gradients, torch.rand(3), sum(kept))
+    (loss, gradients, drawn, kept_all), (again, gradients_again, drawn_again, kept_less) = found.values()
+    assert torch.equal(loss, again) and torch.equal(drawn, drawn_again)
+    assert all(torch.equal(gradient, gradients_again[name]) for name, gradient in gradients.items())
+    assert kept_less < kept_all / 2
+
+
+@pytest.mark.parametrize(
+    ("loss", "choice", "again"),
+    [("full", "auto", False), ("chunked", "auto", True), ("chunked", "never", False), ("sampled", "always", True)],
+)
+def test_blocks_are_computed_again_where_the_loss_spares_memory(loss: str, choice: str, again: bool) -> None:
+    assert tiny_model(loss=loss, activation_checkpointing=choice).denoiser.recompute is again
+
+
 def test_gru_reads_the_order() -> None:
     torch.manual_seed(0)
     model = tiny_model(lambda_std=0.0, approximator="gru", n_layers=1)
@@ -288,6 +319,7 @@ def test_gru_reads_the_order() -> None:
         ({"reverse_steps": 9}, "^reverse_steps is 9"),
         ({"valid_reverse_steps": 40}, r"^valid_reverse_steps is 40; it must lie in 1\.\.8"),
         ({"reverse_eta": 2.0}, "^reverse_eta is 2"),
+        ({"activation_checkpointing": "always", "approximator": "gru"}, "activation_checkpointing is always, but"),
     ],
 )
 def test_wrong_values_name_the_key(keys: dict[str, object], message: str) -> None:
