@@ -14,7 +14,7 @@ import sys
 
 logger = logging.getLogger(__name__)
 
-LARGEST_KEPT = 512 << 20  # bytes; larger blocks go back at once, a table of items may be one
+LARGEST_KEPT = 128 << 20  # bytes; larger blocks go back at once, a table of items may be one
 MOST_KEPT = 1 << 30  # bytes that stay at the end of the heap
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_* of malloc.h
 

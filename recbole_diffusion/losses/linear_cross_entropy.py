@@ -10,6 +10,11 @@ scores is gone before the next one comes. Backward makes each block again, p = e
 g_b the gradient that row b's loss gets from above. It costs four products of the batch with the table instead of three,
 in blocks that stay in a CPU's caches.
 
+Where the scores of LEAST_ROWS rows fit in a block of rows (up to 262,144 items on a CPU), forward goes through the rows
+instead, and takes sum_v p_bv e_v - e_a and sum_b (p_bv - [v = a_b]) u_b from each block of scores while it is there:
+three products. Losses that are averaged or summed have one g for all rows, and backward multiplies by it; for weighted
+ones it makes blocks again, as above.
+
 The gradient of the table is one dense (V, D), each block of which is written once. autograd would add to it what
 looking items up gives, and holds both meanwhile. With `joined` the loss writes into the table's `grad` itself, and the
 sparse gradients of look-ups, which autograd brings later, are added to it in place (docs/decisions/121).
@@ -34,6 +39,9 @@ from recbole_diffusion.linear import product
 CPU_BLOCK_BYTES = 4 * 2**20  # of scores: a core's caches hold a block and what is made of it
 BLOCK_BYTES = 128 * 2**20  # on an accelerator
 BLOCK_ROWS = 1024
+CPU_ROW_BYTES = 64 * 2**20  # of scores of whole rows
+ROW_BYTES = 256 * 2**20
+LEAST_ROWS = 64  # fewer read and write the table's gradient too often
 
 
 def _blocks(size: int, step: int) -> Iterator[slice]:
@@ -72,27 +80,73 @@ def _own(targets: Tensor, items: slice) -> tuple[Tensor, Tensor]:
     return rows, targets[rows] - items.start
 
 
+def _rows_at_once(users: Tensor, items: Tensor, cut: _Cut) -> int:
+    """Rows whose scores over all items fit in a block, 0 where these are too few or types differ."""
+    if cut.type not in (torch.float32, torch.float64) or not cut.type == users.dtype == items.dtype:
+        return 0
+    memory = CPU_ROW_BYTES if users.device.type == "cpu" else ROW_BYTES
+    rows = memory // (4 * max(1, items.shape[0]))
+    return rows if rows >= min(LEAST_ROWS, users.shape[0]) else 0
+
+
+def _forward_by_rows(
+    users: Tensor, items: Tensor, targets: Tensor, cut: _Cut, at_once: int, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Normaliser and target's score of each row, and gradients of the sum of the losses where they are wanted."""
+    first = cut.first_item
+    table, column = items[first:], targets - first
+    normaliser = torch.empty_like(users[:, 0])
+    target_score = torch.empty_like(normaliser)
+    for_users = torch.empty_like(users) if wanted[0] else None
+    for_items = torch.zeros_like(items) if wanted[1] else None
+    for rows in _blocks(users.shape[0], at_once):
+        own = column[rows, None]
+        scores = _scores(users[rows], table)
+        target_score[rows] = scores.gather(1, own)[:, 0]
+        largest, place = scores.max(1)
+        scores = torch.softmax(scores, 1)
+        normaliser[rows] = largest - scores.gather(1, place[:, None])[:, 0].log()
+        scores.scatter_add_(1, own, torch.full_like(own, -1, dtype=scores.dtype))
+        if for_users is not None:
+            for_users[rows] = product(scores, table.t())
+        if for_items is not None:
+            for_items[first:].addmm_(scores.t(), users[rows])
+    return normaliser, target_score, for_users, for_items
+
+
+def _forward_by_items(users: Tensor, items: Tensor, targets: Tensor, cut: _Cut) -> tuple[Tensor, Tensor]:
+    """Normaliser and target's score of each row."""
+    exact = torch.float64 if users.dtype == torch.float64 else torch.float32
+    low = users.to(cut.type)
+    largest = users.new_full((users.shape[0],), -torch.inf, dtype=exact)
+    total, target_score = torch.zeros_like(largest), torch.zeros_like(largest)
+    for block in cut.items():
+        vectors = items[block].to(cut.type)
+        for rows in cut.rows:
+            scores = _scores(low[rows], vectors)
+            own, column = _own(targets[rows], block)
+            target_score[rows][own] = scores[own, column]
+            before = largest[rows].clone()
+            now = torch.maximum(before, scores.amax(1))
+            largest[rows] = now
+            total[rows] *= (before - now).exp_()
+            total[rows] += scores.sub_(now[:, None]).exp_().sum(1)
+    return total.log_().add_(largest), target_score
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, users: Tensor, items: Tensor, targets: Tensor, first_item: int, joined: bool) -> Tensor:
         cut = _Cut(users, items, first_item)
-        exact = torch.float64 if users.dtype == torch.float64 else torch.float32
-        low = users.to(cut.type)
-        largest = users.new_full((users.shape[0],), -torch.inf, dtype=exact)
-        total, target_score = torch.zeros_like(largest), torch.zeros_like(largest)
+        at_once = _rows_at_once(users, items, cut)
+        ctx.of_the_sum = None
         with torch.autocast(users.device.type, enabled=False):
-            for block in cut.items():
-                vectors = items[block].to(cut.type)
-                for rows in cut.rows:
-                    scores = _scores(low[rows], vectors)
-                    own, column = _own(targets[rows], block)
-                    target_score[rows][own] = scores[own, column]
-                    before = largest[rows].clone()
-                    now = torch.maximum(before, scores.amax(1))
-                    largest[rows] = now
-                    total[rows] *= (before - now).exp_()
-                    total[rows] += scores.sub_(now[:, None]).exp_().sum(1)
-        normaliser = total.log_().add_(largest)
+            if at_once:
+                wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1])
+                found = _forward_by_rows(users, items, targets, cut, at_once, wanted)
+                normaliser, target_score, ctx.of_the_sum = found[0], found[1], found[2:]
+            else:
+                normaliser, target_score = _forward_by_items(users, items, targets, cut)
         ctx.cut, ctx.table = cut, items if joined else None
         ctx.save_for_backward(users, items, targets, normaliser)
         return normaliser - target_score
@@ -102,12 +156,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         users, items, targets, normaliser = ctx.saved_tensors
         cut: _Cut = ctx.cut
+        table = ctx.table if ctx.needs_input_grad[1] else None
+        made, ctx.of_the_sum = ctx.of_the_sum, None
+        if made is not None and gradient.numel() and bool((gradient == gradient[0]).all()):
+            for_users, for_items = (None if part is None else part.mul_(gradient[0]) for part in made)
+            if table is not None and table.grad is not None:
+                table.grad += for_items
+            elif table is not None:
+                table.grad = for_items
+            return for_users, None if table is not None else for_items, None, None, None
+        made = None
         low, gradient = users.to(cut.type), gradient.to(normaliser.dtype)
         for_users = torch.zeros_like(users, dtype=normaliser.dtype) if ctx.needs_input_grad[0] else None
         for_items, adds = None, False
         if ctx.needs_input_grad[1]:
-            adds = ctx.table is not None and ctx.table.grad is not None
-            for_items = ctx.table.grad if adds else torch.empty_like(items)
+            adds = table is not None and table.grad is not None
+            for_items = table.grad if table is not None and adds else torch.empty_like(items)
             if not adds:  # every other row is written by the first block of rows
                 for_items[: cut.first_item if cut.rows else None].zero_()
         for block in cut.items():
@@ -127,8 +191,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         for_items[block] = found
                     else:
                         for_items[block] += found
-        if ctx.table is not None and for_items is not None:
-            ctx.table.grad, for_items = for_items, None
+        if table is not None:
+            table.grad, for_items = for_items, None
         return None if for_users is None else for_users.to(users.dtype), for_items, None, None, None
 
 

@@ -15,11 +15,14 @@ from tests.losses.allocations import large_tensors
 V, D = 203, 8
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 3 rows and 64 items, so that neither divides what it cuts."""
+@pytest.fixture(autouse=True, params=["items", "rows"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Blocks of 3 rows and 64 items, or of 3 rows of all items, so that neither divides what it cuts."""
     monkeypatch.setattr(linear_cross_entropy, "CPU_BLOCK_BYTES", 1)
     monkeypatch.setattr(linear_cross_entropy, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(linear_cross_entropy, "LEAST_ROWS", 3)
+    monkeypatch.setattr(linear_cross_entropy, "CPU_ROW_BYTES", 3 * 4 * V if request.param == "rows" else 0)
+    return str(request.param)
 
 
 def case(rows: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,23 +32,26 @@ def case(rows: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> t
     return users, items, torch.randint(1, V, (rows,), generator=generator)
 
 
-def both(rows: int, include_padding: bool, scale: float, autocast: bool = False) -> list[list[Tensor]]:
-    """Losses and gradients of rows weighted unequally, dense and chunked."""
+def both(
+    rows: int, include_padding: bool, scale: float, autocast: bool = False, unequal: bool = True
+) -> list[list[Tensor]]:
+    """Losses and gradients of rows, weighted unequally or not, dense and chunked."""
     results = []
     for softmax in (full_softmax, chunked_softmax):
         users, items, targets = case(rows, scale)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             losses = softmax(users, items, targets, include_padding=include_padding)
-        (losses * torch.linspace(0, 2, rows)).mean().backward()
+        (losses * torch.linspace(0 if unequal else 2, 2, rows)).mean().backward()
         assert users.grad is not None and items.grad is not None
         results.append([losses.detach(), users.grad, items.grad])
     return results
 
 
+@pytest.mark.parametrize("unequal", [True, False])
 @pytest.mark.parametrize("include_padding", [True, False])
 @pytest.mark.parametrize(("rows", "scale"), [(1, 1.0), (3, 1.0), (10, 1.0), (10, 30.0)])
-def test_same_losses_and_gradients_as_dense(rows: int, scale: float, include_padding: bool) -> None:
-    dense, chunked = both(rows, include_padding, scale)
+def test_same_losses_and_gradients_as_dense(rows: int, scale: float, include_padding: bool, unequal: bool) -> None:
+    dense, chunked = both(rows, include_padding, scale, unequal=unequal)
     for expected, found in zip(dense, chunked, strict=True):
         assert found.dtype == expected.dtype
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -107,11 +113,27 @@ def test_a_target_that_is_no_class_is_refused(target: int) -> None:
         chunked_softmax(users, items, torch.tensor([target]), include_padding=False)
 
 
-def test_nothing_of_the_size_of_the_logits_but_the_gradient() -> None:
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_second_backward_pass_and_gradients_that_add_up(joined: bool) -> None:
+    users, items, targets = case(7)
+    full_softmax(users, items, targets).mean().backward()
+    assert users.grad is not None and items.grad is not None
+    expected, users.grad, items.grad = (users.grad, items.grad), None, None
+    loss = chunked_softmax(users, items, targets, joined=joined).mean()
+    for times in (1, 2):
+        loss.backward(retain_graph=True)
+        for found, once in zip((users.grad, items.grad), expected, strict=True):
+            assert found is not None
+            torch.testing.assert_close(found, times * once, rtol=1e-5, atol=1e-5)
+    chunked_softmax(users, items, targets, joined=joined).mean().backward()
+    torch.testing.assert_close(items.grad, 3 * expected[1], rtol=1e-5, atol=1e-5)
+
+
+def test_nothing_of_the_size_of_the_logits_but_the_gradient(by: str) -> None:
     users, items, targets = case(40)
     with large_tensors(V * D) as made:
         chunked_softmax(users, items, targets).sum().backward()
-    assert made == [("aten.empty_like.default", (V, D))]
+    assert made == [(f"aten.{'zeros' if by == 'rows' else 'empty'}_like.default", (V, D))]
     with large_tensors(V * D) as made:
         full_softmax(users, items, targets).sum().backward()
     assert len(made) > 2  # the watch sees logits

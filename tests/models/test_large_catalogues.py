@@ -49,6 +49,7 @@ BATCH = interaction([[3, 9, 4], [7], [1, 2, 3, 4, 5, 6, 7, 8], [11, 12], [20, 21
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear_cross_entropy, "CPU_BLOCK_BYTES", 1)
+    monkeypatch.setattr(linear_cross_entropy, "CPU_ROW_BYTES", 0)
 
 
 def model_of(name: str, keys: dict[str, Any]) -> Any:
@@ -87,6 +88,13 @@ def test_chunked_equals_full_and_makes_one_gradient(name: str, keys: dict[str, A
     assert len(made) == 1, made
     assert not model.item_embedding.weight.grad.is_sparse
     assert_same(found, step(model_of(name, {**keys, "loss": "full"})))
+
+
+@pytest.mark.parametrize(("name", "keys"), SETTINGS, ids=IDS)
+def test_chunked_by_rows_equals_full(name: str, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_cross_entropy, "CPU_ROW_BYTES", 3 * 4 * ITEMS)
+    monkeypatch.setattr(linear_cross_entropy, "LEAST_ROWS", 3)
+    assert_same(step(model_of(name, {**keys, "loss": "chunked"})), step(model_of(name, {**keys, "loss": "full"})))
 
 
 @pytest.mark.parametrize("loss", ["sampled", "gbce"])
