@@ -31,3 +31,21 @@ def test_speed_figures() -> None:
     assert f"training {raw['training']['ratio']['median']:.1f} times" in text
     assert f"inference {raw['inference']['ratio']['median']:.1f} times" in text
     assert f"training memory {100 * raw['memory']['share']:.0f} % of" in text
+
+
+def test_inference_and_retrieval_figures() -> None:
+    raw = json.loads((RESULTS / "inference_speed.json").read_text(encoding="utf-8"))
+    text = " ".join(block().split())
+    quality, ratios = raw["quality"]["all"], raw["throughput"]["ratios"]["one"]
+    one, full = (f"{100 * quality[chain]['ndcg@10']:.2f}" for chain in ("one", "full"))
+    assert one == full
+    assert f"(NDCG@10 {one} both times)" in text
+    assert f"{ratios['plain']['median']:.0f} times the users per second" in text
+    assert f"and {ratios['sasrec']['median']:.1f} times those of RecBole's SASRec" in text
+    wall = raw["latency"]["sides"]["one"]["wall"]
+    assert f"one user takes {wall['p50']:.1f} ms (p99 {wall['p99']:.1f})" in text
+    case = json.loads((RESULTS / "retrieval_speed.json").read_text(encoding="utf-8"))["cases"]["trained"]
+    assert f"{case['times_faster']['median']:.0f} times as soon as a matrix product" in text
+    assert f"recall@20 {case['recall']:.3f}" in text
+    memory = json.loads((RESULTS / "large_catalogue.json").read_text(encoding="utf-8"))["memory"]
+    assert f"[{memory['DiffuRec']['chunked']['times_needed']:.2f} times]" in (ROOT / "README.md").read_text("utf-8")
