@@ -172,9 +172,11 @@ def measure_run(name: str, folder: Path, options: argparse.Namespace, kept: Meas
             try:
                 for steps in numbers:
                     measure(steps)
-                if not options.no_bisection and options.most_steps is None:
-                    by_own = entry["samplers"].get("own", found)
-                    reference = by_own.get(str(num_steps), found[str(num_steps)])["ndcg@10"]
+                by_own = entry["samplers"].get("own", found)
+                reference = by_own.get(str(num_steps), found[str(num_steps)])["ndcg@10"]
+                few = [found[str(steps)]["ndcg@10"] for steps in numbers if steps < num_steps]
+                enough = max(few, default=0.0) >= (1 - options.tolerance) * reference
+                if not options.no_bisection and (options.most_steps is None or enough):
                     fewest_steps(
                         lambda steps: reference if steps == num_steps else measure(steps),  # noqa: B023
                         num_steps,

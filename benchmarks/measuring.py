@@ -48,10 +48,18 @@ def code_version(folder: Path) -> str | None:
 
 def command_line() -> str:
     """The command that was given; of an absolute path only the last part, since the rest says nothing elsewhere."""
+
+    def shortened(argument: str) -> str:
+        option, equals, value = argument.rpartition("=")
+        return option + equals + (Path(value).name if value.startswith("/") else value)
+
     words = []
     for argument in sys.argv[1:]:
-        option, equals, value = argument.rpartition("=")
-        words.append(option + equals + (Path(value).name if value.startswith("/") else value))
+        option, equals, value = argument.partition("=")
+        if " " in value:  # several in one, which a shell is to read as one again
+            words.append(f'{option}{equals}"{" ".join(map(shortened, value.split()))}"')
+        else:
+            words.append(shortened(argument))
     return " ".join(["python", "benchmarks/" + Path(sys.argv[0]).name, *words])
 
 

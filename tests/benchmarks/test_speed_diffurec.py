@@ -110,6 +110,8 @@ def test_the_command_names_no_folder_of_the_machine(monkeypatch: pytest.MonkeyPa
     ]
     monkeypatch.setattr(sys, "argv", given)
     assert command_line() == "python benchmarks/speed_diffurec.py --data_path=data --output x.json --steps=2"
+    monkeypatch.setattr("sys.argv", ["/somewhere/few_steps.py", "--runs=A=/private/one B=runs/two", "--steps=2"])
+    assert command_line() == 'python benchmarks/few_steps.py --runs="A=one B=runs/two" --steps=2'
 
 
 @pytest.fixture
