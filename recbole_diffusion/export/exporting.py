@@ -42,6 +42,7 @@ from recbole_diffusion.recommendation.checkpoints import (
     EXPORT_MANIFEST,
     OpenedModel,
     checkpoint_file,
+    modules_of_parts,
     open_model,
     refuse_own_code,
     run_of,
@@ -90,7 +91,7 @@ def export_model(
     tolerance: float = TOLERANCE,
     list_length: int = 20,
     licence: str | None = None,
-    own_code: Sequence[str] = (),
+    own_code: str | Sequence[str] = (),
 ) -> Export:
     """Export a run's best epoch.
 
@@ -253,7 +254,8 @@ def _as_weights(opened: OpenedModel, stored: Checkpoint, folder: Path, histories
     keys = opened.config.to_plain()
     facts["config"] = {key: keys[key] for key in keys if not key.endswith(("_path", "_dir", "_filename"))}
     write_checkpoint(folder / BEST_FILE, Checkpoint(model_tensors(opened.model), facts))
-    read: Any = open_model(folder / BEST_FILE, device="cpu").model
+    own_code = tuple(modules_of_parts(keys).values())  # allowed when the run was opened
+    read: Any = open_model(folder / BEST_FILE, device="cpu", own_code=own_code).model
     (folder / BEST_FILE).chmod((folder / ITEM_VECTORS).stat().st_mode)  # safetensors lets nobody else read its files
     found = {size: model_vectors(read, histories, row_keys=False, rows=size) for size in _sizes(histories)}
     return found, f"PyTorch {torch.__version__}, in a model built from this folder alone"

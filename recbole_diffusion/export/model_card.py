@@ -13,11 +13,12 @@ from typing import Any
 import yaml
 
 from recbole_diffusion.export.manifest import Exported
+from recbole_diffusion.recommendation.checkpoints import modules_of_parts
 
 _SAFETENSORS = """\
 from recbole_diffusion import Recommender
 
-recommender = Recommender.load(".")  # this folder; data are not needed
+recommender = Recommender.load("."{own_code})  # this folder; data are not needed
 items, scores = recommender.recommend([{history}], top_k=10)
 print(items[0])
 """
@@ -125,7 +126,10 @@ def _files(exported: Exported) -> str:
 
 def _use(exported: Exported, tokens: list[str]) -> str:
     if exported.form == "safetensors":
-        return f"```python\n{_SAFETENSORS.format(history=json.dumps(tokens, ensure_ascii=False))}```"
+        modules = sorted(set(modules_of_parts(exported.config.to_plain()).values()))
+        own_code = f", own_code={json.dumps(modules)}" if modules else ""
+        text = _SAFETENSORS.format(history=json.dumps(tokens, ensure_ascii=False), own_code=own_code)
+        return f"```python\n{text}```"
     vectors, dim, count, length = exported.shapes
     imports, call = _CALLS[exported.form]
     key = "np.array([0])"  # of the one row

@@ -95,7 +95,7 @@ def recommend_file(
     retrieval: Literal["exact", "faiss"] = "exact",
     stale_index: Literal["rebuild", "refuse"] = "rebuild",
     added_items: str | Path | None = None,
-    own_code: Sequence[str] = (),
+    own_code: str | Sequence[str] = (),
     item_separator: str = ",",
     exclude_seen: bool | None = None,
     unknown_items: Unknown | None = None,
@@ -197,7 +197,7 @@ def recommend_file(
         titles=titles,
         retrieval=retrieval,
         added_items=added,
-        own_code=tuple(own_code),
+        own_code=(own_code,) if isinstance(own_code, str) else tuple(own_code),
         item_separator=item_separator,
     )
     fields = HistoryFields(*(recommender.config[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")))

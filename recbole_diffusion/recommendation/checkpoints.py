@@ -87,7 +87,7 @@ def open_model(
     data_path: str | Path | None = None,
     device: str | None = None,
     config: Mapping[str, Any] | None = None,
-    own_code: Sequence[str] = (),
+    own_code: str | Sequence[str] = (),
 ) -> OpenedModel:
     """The model of a checkpoint; see :meth:`recbole_diffusion.recommendation.recommender.Recommender.load`.
 
@@ -107,21 +107,24 @@ def open_model(
     return OpenedModel(model.to(settings["device"]).eval(), settings, tokens, path, titles)
 
 
-def refuse_own_code(stored: Checkpoint, path: Path, config: Mapping[str, Any] | None, own_code: Sequence[str]) -> None:
+def refuse_own_code(
+    stored: Checkpoint, path: Path, config: Mapping[str, Any] | None, own_code: str | Sequence[str]
+) -> None:
     """Refuse a checkpoint that has modules imported which nobody allowed: importing one runs what stands in it.
 
     Args:
         stored: the checkpoint.
         path: where it is.
         config: keys that override its own; modules that they name are allowed.
-        own_code: names of modules that may be imported.
+        own_code: names of modules that may be imported; a text is one name.
 
     Raises:
         UserError: names the first such key and its module; or the checkpoint does not say its model.
     """
     run_of(stored, path)
-    run, allowed = stored.facts["config"], {*own_code, *_modules_of(config or {}).values()}
-    for key, module in _modules_of(run).items():
+    names = [own_code] if isinstance(own_code, str) else own_code
+    run, allowed = stored.facts["config"], {*names, *modules_of_parts(config or {}).values()}
+    for key, module in modules_of_parts(run).items():
         if module not in allowed:
             raise UserError(
                 f"{path} has {key} {run[key]!r}, and loading it would run the module {module}; if you trust "
@@ -129,8 +132,8 @@ def refuse_own_code(stored: Checkpoint, path: Path, config: Mapping[str, Any] | 
             )
 
 
-def _modules_of(values: Mapping[str, Any]) -> dict[str, str]:
-    """The module that each part of one's own, written module:Name, is in."""
+def modules_of_parts(values: Mapping[str, Any]) -> dict[str, str]:
+    """The module that each part of one's own, written module:Name in a configuration, is in, by its key."""
     named = {key: values.get(key) for key in KEYS_OF_PARTS}
     return {key: name.partition(":")[0] for key, name in named.items() if isinstance(name, str) and ":" in name}
 

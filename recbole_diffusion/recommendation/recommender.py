@@ -86,7 +86,7 @@ class Recommender:
         retrieval: Literal["exact", "faiss"] = "exact",
         stale_index: Literal["rebuild", "refuse"] = "rebuild",
         added_items: str | Path | None = None,
-        own_code: Sequence[str] = (),
+        own_code: str | Sequence[str] = (),
     ) -> Recommender:
         """A run's best epoch.
 
@@ -99,8 +99,8 @@ class Recommender:
             retrieval: `exact` scores every item; `faiss` asks the run's index, which is built if it is not there.
             stale_index: what to do about an index that is absent, damaged or of other vectors: `rebuild` or `refuse`.
             added_items: a Parquet file of items that were added after training; `added_items` says how it looks.
-            own_code: modules that the checkpoint may have imported, for a model or parts of your own, written
-                module:Name in its configuration. What `config` names so is allowed, too.
+            own_code: a module or several that the checkpoint may have imported, for a model or parts of your own,
+                written module:Name in its configuration. What `config` names so is allowed, too.
 
         Raises:
             UserError: no such checkpoint, it is damaged, its model reads more of a row than its items, or there is no

@@ -321,6 +321,13 @@ def test_a_part_of_ones_own_is_allowed_by_name_or_by_naming_it(
     assert main([*words, "--own_code=own noise"]) == 2 and "must be names of modules" in capsys.readouterr().err
     assert main([*words, "--own_code=own_noise"]) == 0
     assert Recommender.load(run_folder, config={"noise": "own_noise:Mine"}).recommend([["i1"]], 3).items[0]
+    expected = Recommender.load(run_folder, own_code="own_noise", device="cpu").recommend([["i1"]], 3)
+    export = tmp_path / "export"
+    words = ["export", f"--checkpoint={run_folder}", "--format=safetensors", f"--output={export}"]
+    assert main([*words, "--own_code=own_noise"]) == 0
+    card = (export / "README.md").read_text(encoding="utf-8")
+    assert 'Recommender.load(".", own_code=["own_noise"])' in card
+    assert Recommender.load(export, own_code=["own_noise"], device="cpu").recommend([["i1"]], 3).items == expected.items
 
 
 def test_every_part_that_may_be_of_ones_own_is_known_to_the_check() -> None:
