@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from recbole_diffusion.config import Overrides, RunConfig
+from recbole_diffusion.config import Overrides, RunConfig, read_yaml
 from recbole_diffusion.config_keys import LOGGER_KEYS, drop_stale_choice
 from recbole_diffusion.config_protocols import refuse_other_training_rows
 from recbole_diffusion.errors import UserError
@@ -26,12 +26,9 @@ from recbole_diffusion.training.trainer import TrainingDiverged, trainer_class
 
 logger = logging.getLogger(__name__)
 
+_LENGTH_KEYS = ("epochs", "stopping_step", "eval_step", "time_limit", "time_limit_clock")
 RESUMABLE_KEYS = (
-    "epochs",
-    "stopping_step",
-    "eval_step",
-    "time_limit",
-    "time_limit_clock",
+    *_LENGTH_KEYS,
     "show_progress",
     "num_threads",
     "reuse_memory",
@@ -132,11 +129,13 @@ def evaluation_config(
     Raises:
         UserError: anything a person can correct, in one line.
     """
-    path = Path(checkpoint)
+    path, at_the_end = Path(checkpoint), {}
     if path.is_dir():
-        path = RunFolder.open(path).best
+        folder = RunFolder.open(path)
+        path = folder.best
+        at_the_end = {key: value for key, value in read_yaml(folder.config).values.items() if key in _LENGTH_KEYS}
     stored = read_checkpoint(path)
-    values = dict(stored.facts["config"])
+    values = {**stored.facts["config"], **at_the_end}  # a resumed run may have its best epoch from before
     overrides = _overrides(config, data_path, show_progress)
     for name in ("model", "dataset", "preset"):
         if overrides.get(name, values.get(name)) != values.get(name):
@@ -176,8 +175,6 @@ def _default_origin_keys(values: dict[str, Any], overrides: Mapping[str, Any]) -
 def _resumed_config(
     folder: RunFolder, model: Any, dataset: str | None, overrides: Overrides, config_files: Sequence[Any]
 ) -> RunConfig:
-    from recbole_diffusion.config import read_yaml
-
     if folder.result.is_file() and not folder.last.is_file():
         raise UserError(f"{folder.path} is the folder of an evaluation; there is nothing to resume")
     stored = read_yaml(folder.config).values

@@ -243,6 +243,18 @@ def test_kept_rows_of_an_evaluation_are_those_of_the_run(small_data: Path, tmp_p
         assert first.equals(second)
 
 
+def test_an_evaluation_says_how_long_its_run_was_to_train(small_data: Path, tmp_path: Path) -> None:
+    """The best epoch may be from before the run was resumed with another limit."""
+    result = run("DiffuRec", "small", {**KEPT, "epochs": 1, "time_limit": 50}, data_path=small_data, output=tmp_path)
+    folder = RunFolder.open(result.folder)
+    folder.write_config({**folder.read_config(), "time_limit": 3600, "epochs": 7})
+    again = evaluate(result.folder, output=tmp_path)
+    config = RunFolder.open(again.folder).read_config()
+    assert (config["time_limit"], config["epochs"]) == (3600, 7)
+    alone = evaluate(folder.best, output=tmp_path)  # the checkpoint by itself knows of no resuming
+    assert RunFolder.open(alone.folder).read_config()["time_limit"] == 50
+
+
 def test_nothing_is_kept_unasked(small_data: Path, tmp_path: Path) -> None:
     trainer, _, test = prepared("SASRec", small_data, tmp_path)
     trainer.evaluate(test, load_best_model=False, split="test")
