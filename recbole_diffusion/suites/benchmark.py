@@ -146,6 +146,8 @@ def benchmark(
     plan = SuitePlan(suite, folder, given)
     if tables_only:
         plan.look()
+        if folder.is_dir():  # a killed process did not write what had been chosen
+            write_plan(folder, suite, plan.settled_runs())
         return _result(plan, (), (), command)
     # Everything that can be wrong with keys and data is found before anything starts.
     planned = plan.first_runs()
@@ -159,7 +161,14 @@ def benchmark(
             plan = SuitePlan(suite, folder, given)  # the data are part of what a run is, and were not there yet
         keep = () if lock is None else (lock,)
         searched = _search(plan, place, keep, cluster.joined if cluster is not None else None)
-        queue = RunQueue(plan.ready_runs(), _tell, position=plan.position, then=plan.then, total=plan.possible)
+
+        def then(run: PlannedRun) -> Sequence[PlannedRun]:
+            chosen = plan.then(run)
+            if chosen:
+                write_plan(folder, suite, plan.settled_runs())
+            return chosen
+
+        queue = RunQueue(plan.ready_runs(), _tell, position=plan.position, then=then, total=plan.possible)
         write_plan(folder, suite, plan.settled_runs())
         try:
             if cluster is not None:

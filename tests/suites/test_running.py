@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -21,8 +22,8 @@ from recbole_diffusion.config import RunConfig
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import cores
 from recbole_diffusion.suites.benchmark import SuiteResult, benchmark
-from recbole_diffusion.suites.performing import Outcome, Processes
-from recbole_diffusion.suites.plan import data_files
+from recbole_diffusion.suites.performing import Outcome, Processes, perform
+from recbole_diffusion.suites.plan import PlannedRun, data_files
 from recbole_diffusion.suites.plan_file import read_plan
 from recbole_diffusion.suites.runner import RunQueue, locked
 from recbole_diffusion.tuning.preparation import ReadData
@@ -178,6 +179,26 @@ def test_the_chosen_candidate_goes_on_to_the_full_time(tmp_path: Path, small_dat
     made = results(result)
     again = run(tmp_path, small_data, text + "candidates_time_limit: 1e-9\n")
     assert not again.outcomes and results(again) == made
+
+
+def test_what_was_chosen_is_written_down_at_once(
+    tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed leaves no more than that behind, and analyses read it."""
+    text = ALONE.replace("{settings: {inner_size: 8}}", "{candidates: {learning_rate: [1e-9, 0.05]}}")
+    folder = tmp_path / "out" / "tiny"
+    named: list[list[Path]] = []
+
+    def watched(run: PlannedRun, *given: Any, **more: Any) -> Outcome:
+        named.append([planned.place for planned in read_plan(folder)])
+        return perform(run, *given, **more)
+
+    monkeypatch.setattr("recbole_diffusion.suites.runner.perform", watched)
+    result = run(tmp_path, small_data, text.replace("seeds: 1", "seeds: [1, 7]"))
+    assert named[0] == [] and named[-1] == [planned.place for planned in result.runs]
+    (result.folder / "suite.json").unlink()
+    run(tmp_path, small_data, text.replace("seeds: 1", "seeds: [1, 7]"), tables_only=True)
+    assert tuple(read_plan(result.folder)) == result.runs
 
 
 def test_candidates_that_fail_are_not_waited_for(tmp_path: Path, small_data: Path) -> None:
