@@ -108,7 +108,7 @@ def _costs(rows: Sequence[Mapping[str, str]]) -> str:
     lines = []
     for row in rows:
         seeds = int(row["seeds"])
-        minutes = _value(row["processor_seconds"])
+        seconds = _value(row["wall_seconds"])
         stopped = [
             f"{words} {row[key]} of {seeds}"
             for key, words in (("ended_by_patience", "patience"), ("ended_by_time_limit", "time limit"))
@@ -116,10 +116,10 @@ def _costs(rows: Sequence[Mapping[str, str]]) -> str:
         ]
         lines.append([
             row["label"], str(seeds), number(_value(row["parameters"]), 0), number(_value(row["epochs"]), 1),
-            number(_value(row["best_epoch"]), 1), number(None if minutes is None else minutes / 60, 1),
-            ", ".join(stopped) or "epochs",
+            number(_value(row["best_epoch"]), 1), number(None if seconds is None else seconds / 60, 1),
+            ", ".join(stopped) or "epochs", row["device"],
         ])  # fmt: skip
-    head = ["", "seeds", "parameters", "epochs", "best epoch", "CPU minutes", "training ended by"]
+    head = ["", "seeds", "parameters", "epochs", "best epoch", "minutes", "training ended by", "device"]
     return table(head, lines)
 
 
