@@ -49,7 +49,7 @@ def test_the_page(tmp_path: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -
     assert findings.main(words) == 0
     text = page.read_text()
     assert "| DiffuRec – SASRecCE | NDCG@10 | 1, 1 | 27.0000 | 30.0000 | -3.0000 | " in text and "| -10.0 % |" in text
-    assert "| SASRecCE | 1 | 7 | 2.0 | 1.0 | 0.2 | time limit 1 of 1 |" in text
+    assert "| SASRecCE | 1 | 7 | 2.0 | 1.0 | 0.2 | time limit 1 of 1 | cpu (1 threads) |" in text
     assert (tmp_path / "page" / "differences" / "differences.png").is_file()
     assert (tmp_path / "page" / "differences_without_seen_items" / "differences.csv").is_file()
     assert findings.main([*words, "--check"]) == 0

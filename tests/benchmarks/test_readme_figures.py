@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,21 @@ def test_quality_figures() -> None:
     figures = re.findall(r"\b\d+\.\d{4}\b", block())
     assert len(figures) >= 6
     assert [figure for figure in figures if f" {figure} " not in rendered] == []
+
+
+def test_figures_of_the_honest_suite() -> None:
+    """Means with deviations are those of the kept tables, intervals those of the findings."""
+    tables = (RESULTS / "suites" / "honest" / "tables").rglob("amazon-beauty.md")
+    kept = "".join(table.read_text(encoding="utf-8") for table in tables)
+    figures = re.findall(r"\d+\.\d\d ± \d+\.\d\d", block())
+    assert len(figures) == 16
+    assert [figure for figure in figures if f"[{figure}]" not in kept] == []
+    with (ROOT / "docs" / "findings" / "differences" / "differences.csv").open(encoding="utf-8") as stream:
+        rows = {(row["first"], row["second"], row["metric"]): row for row in csv.DictReader(stream)}
+    row = rows["DiffuRec", "DiffuRec without diffusion", "ndcg@10"]
+    ends = [f"{float(row[name]):+.2f}".replace("-", "\N{MINUS SIGN}") for name in ("seeds_low", "seeds_high")]
+    text = " ".join(block().split())
+    assert f"{float(row['difference']):+.2f} NDCG@10 (95 % over seeds {ends[0]} to {ends[1]})" in text
 
 
 def test_speed_figures() -> None:
