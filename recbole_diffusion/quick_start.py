@@ -89,7 +89,8 @@ def run(
         trainer_class(settings.entry.trainer_class)
         check_loggers(settings)
         folder = RunFolder.create(Path(output), f"{settings['model']}-{settings['dataset']}")
-    return _execute(settings, folder, resume=resume is not None)
+    with folder.held():
+        return _execute(settings, folder, resume=resume is not None)
 
 
 def evaluate(

@@ -20,11 +20,12 @@ import csv
 import io
 import json
 import logging
+import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ import yaml
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.training.checkpoint import BEST_FILE, LAST_FILE, write_text_atomically
 
+_LOCK_PATIENCE = 5.0  # seconds in which a process that was told to end does
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -92,6 +94,37 @@ class RunFolder:
         if not folder.config.is_file():
             raise UserError(f"{path} is not a run folder: it has no config.yaml")
         return folder
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder for one training; a second process would write older epochs over newer ones.
+
+        Raises:
+            UserError: another process trains in it.
+        """
+        try:
+            import fcntl
+        except ImportError:  # a system without it has no such lock
+            yield
+            return
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            end = time.monotonic() + _LOCK_PATIENCE
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > end:
+                        raise UserError(
+                            f"another process trains in {self.path}; wait until it ends, or stop it, then resume"
+                        ) from None
+                    time.sleep(0.1)
+                except OSError:  # a file system without locks
+                    break
+            yield
+        finally:
+            os.close(descriptor)
 
     def remove_unfinished(self) -> None:
         """Remove temporary files that a killed process left."""

@@ -40,7 +40,7 @@ def add_run(folder: Path, label: str, seed: int, hits: np.ndarray, *, epochs: in
         stream.write("epochs: 1000\n")
     facts = json.loads((run / "result.json").read_text(encoding="utf-8"))
     facts.update(best_epoch=1, valid_metric="NDCG@10", processor_seconds=10.0 * seed, parameters=7)
-    facts.update(seconds=12.0 * seed, device="cpu (1 threads)")
+    facts.update(wall_seconds=12.0 * seed, device="cpu (1 threads)")
     (run / "result.json").write_text(json.dumps(facts), encoding="utf-8")
     (run / "per_user").mkdir()
     users = [f"u{number}" for number in range(len(hits))]

@@ -55,6 +55,17 @@ def uncut(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run("DiffuRec", "small", KEYS, data_path=small_data, output=tmp_path_factory.mktemp("uncut")).folder
 
 
+def test_a_run_is_not_resumed_twice_at_once(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fcntl")
+    monkeypatch.setattr("recbole_diffusion.training.run_folder._LOCK_PATIENCE", 0.2)
+    done = run("DiffuRec", "small", {**KEYS, "epochs": 1}, data_path=small_data, output=tmp_path).folder
+    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
+    with RunFolder.open(done).held(), pytest.raises(UserError, match=r"another process trains in .*; wait until"):
+        run(resume=done, config={"epochs": 2})
+    assert {path: path.read_bytes() for path in done.rglob("*") if path.is_file()} == before
+    assert run(resume=done, config={"epochs": 2}).epochs == 2
+
+
 @pytest.mark.parametrize("model", ["DiffuRec", "SASRec"])
 def test_interrupted_in_the_middle_of_an_epoch(
     model: str, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
