@@ -55,7 +55,7 @@ def keep(suite: Path, kept: Path = KEPT) -> Path:
                 rows, copy, compression="zstd", use_dictionary=[n for n in rows.column_names if n != "row"],
                 column_encoding={"row": "DELTA_BINARY_PACKED"} if "row" in rows.column_names else None,
             )  # fmt: skip
-        elif file.name in RUN_FILES:
+        elif file.name in (*RUN_FILES, SUITE_FILE):
             text = ABSOLUTE_PATH.sub(r"\1", file.read_text(encoding="utf-8"))
             copy.write_text(text, encoding="utf-8", newline="\n")
         else:

@@ -29,6 +29,7 @@ def test_the_same_tables(tmp_path: Path, small_data: Path) -> None:
     assert not made.missing
     assert keep_suite.main([str(made.folder), f"--output={tmp_path / 'kept'}"]) == 0
     kept = tmp_path / "kept" / "tiny"
+    assert str(tmp_path) not in (kept / "suite.json").read_text(encoding="utf-8")
     before = {path.relative_to(kept): path.read_bytes() for path in kept.rglob("tables/**/*") if path.is_file()}
     again = benchmark(file, data_path=small_data, output=kept.parent, threads=1, show_progress=False, tables_only=True)
     assert not again.missing and len(before) == 9  # two tables in four formats, and which files they are
