@@ -22,6 +22,7 @@ from typing import Any
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.performing import Outcome, Processes, perform
 from recbole_diffusion.suites.plan import PlannedRun
+from recbole_diffusion.training.run_folder import took_lock
 
 _LOCK_PATIENCE = 5.0  # seconds in which the runs of a process that was killed end
 _PATIENCE = 120.0  # seconds that processes get to end after they were told to
@@ -52,23 +53,12 @@ def locked(folder: Path) -> Iterator[int | None]:
         UserError: another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # a system without it has no such lock
+    if os.name != "posix":  # no such lock there
         yield None
         return
     with (folder / "lock").open("a") as stream:
-        end = time.monotonic() + _LOCK_PATIENCE
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > end:
-                    raise UserError(
-                        f"another benchmark is at work in {folder}; wait for it, or give another --output"
-                    ) from None
-                time.sleep(0.1)
+        if not took_lock(stream.fileno(), _LOCK_PATIENCE):
+            raise UserError(f"another benchmark is at work in {folder}; wait for it, or give another --output")
         yield stream.fileno()
 
 

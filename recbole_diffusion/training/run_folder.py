@@ -38,6 +38,28 @@ _LOCK_PATIENCE = 5.0  # seconds in which a process that was told to end does
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
+def took_lock(descriptor: int, patience: float) -> bool:
+    """Lock an open file or folder for this process; True, too, on a file system without locks.
+
+    Args:
+        descriptor: of what is locked until it is closed (POSIX alone).
+        patience: seconds after which another process has it for good.
+    """
+    import fcntl
+
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        except OSError:
+            return True
+
+
 class PlainFormatter(logging.Formatter):
     """Log lines without terminal colour codes, which RecBole's messages carry."""
 
@@ -102,26 +124,13 @@ class RunFolder:
         Raises:
             UserError: another process trains in it.
         """
-        try:
-            import fcntl
-        except ImportError:  # a system without it has no such lock
+        if os.name != "posix":  # no such lock there
             yield
             return
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
-            end = time.monotonic() + _LOCK_PATIENCE
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > end:
-                        raise UserError(
-                            f"another process trains in {self.path}; wait until it ends, or stop it, then resume"
-                        ) from None
-                    time.sleep(0.1)
-                except OSError:  # a file system without locks
-                    break
+            if not took_lock(descriptor, _LOCK_PATIENCE):
+                raise UserError(f"another process trains in {self.path}; wait until it ends, or stop it, then resume")
             yield
         finally:
             os.close(descriptor)
