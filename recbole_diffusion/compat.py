@@ -213,22 +213,28 @@ def read_recbole_checkpoints() -> None:
             vars(module)["torch"] = _TorchForRecBole("torch")
 
 
-def import_model(module_name: str) -> Any:
-    """Import the module of one of RecBole's models; torch's anomaly detection stays as it was.
+_SINE = "recbole.model.sequential_recommender.sine"
+
+
+def import_module(name: str) -> Any:
+    """Import a module that is RecBole's or may import RecBole's models; torch's anomaly detection stays as it was.
 
     SINE's module turns it on when it is imported, which importing any sequential model of RecBole does: every later
-    model of the process is then checked for NaN in each operation and trains at a fraction of its speed.
+    model of the process is then checked for NaN in each operation and trains at a fraction of its speed. A module that
+    turns it on itself while SINE is already there is left to do so.
 
     Raises:
-        ModuleNotFoundError: the model needs a package that is not installed.
+        ModuleNotFoundError: it is not there, or needs a package that is not installed.
     """
     import torch
 
     detects, checks = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    there = _SINE in sys.modules
     try:
-        return importlib.import_module(module_name)
+        return importlib.import_module(name)
     finally:
-        torch.autograd.set_detect_anomaly(detects, checks)
+        if not there and _SINE in sys.modules:
+            torch.autograd.set_detect_anomaly(detects, checks)
 
 
 def apply_patches() -> None:

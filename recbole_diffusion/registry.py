@@ -160,7 +160,7 @@ def load_object(reference: str) -> Any:
         sys.path.append(str(Path.cwd()))
     importlib.invalidate_caches()
     try:
-        module = importlib.import_module(module_name)
+        module = compat.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise UserError(
@@ -248,7 +248,7 @@ def resolve_model(name: str | type) -> ModelEntry:
     modules = _recbole_modules()
     if name in modules:
         try:
-            module = compat.import_model(modules[name])
+            module = compat.import_module(modules[name])
         except ModuleNotFoundError as error:
             raise UserError(f"model '{name}' needs the package '{error.name}', which is not installed") from error
         compat.read_recbole_checkpoints()
@@ -301,7 +301,7 @@ def register() -> None:
     from recbole_diffusion.evaluation.recbole_metrics import register_metrics
 
     register_metrics()
-    compat.import_model("recbole.model.sequential_recommender")  # as RecBole's get_model does next
+    compat.import_module("recbole.model.sequential_recommender")  # as RecBole's get_model does next
     for name in OUR_MODELS:
         _inject_module(name)
 

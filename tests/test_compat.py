@@ -241,6 +241,22 @@ def test_a_model_of_recbole_leaves_anomaly_detection_as_it_was() -> None:
     assert done.stdout.split() == ["False", "True"]  # the second is why
 
 
+def test_a_model_of_a_users_own_leaves_anomaly_detection_as_it_was(tmp_path: Path) -> None:
+    imports = "from recbole.model.sequential_recommender import SASRec\n\n\nclass Mine(SASRec):\n    pass\n"
+    (tmp_path / "mine.py").write_text(imports, encoding="utf-8")
+    debugs = "import torch\ntorch.autograd.set_detect_anomaly(True)\nthing = 1\n"  # a user's own wish stays
+    (tmp_path / "debugs.py").write_text(debugs, encoding="utf-8")
+    code = (
+        "import torch, recbole_diffusion.registry as r\n"
+        "r.resolve_model('mine:Mine')\n"
+        "print(torch.is_anomaly_enabled())\n"
+        "r.load_object('debugs:thing')\n"
+        "print(torch.is_anomaly_enabled())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == ["False", "True"]
+
+
 def test_the_installed_packages_pass() -> None:
     compat.check_packages()
     assert importlib.metadata.version("recbole") == compat.RECBOLE_VERSION
