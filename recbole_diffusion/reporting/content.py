@@ -131,13 +131,14 @@ def _section(
     records = [run.record for run in states if run.record is not None]
     tables = []
     for place, (evaluation, other) in enumerate(shown):
+        anchor = f"table-{number}-{place}"
         tables.append(
             {
-                "anchor": f"table-{number}-{place}",
+                "anchor": anchor,
                 "name": evaluation.name,
                 "settings": settings_text(evaluation.settings),
                 "columns": columns(other),
-                "lines": result_lines(other),
+                "lines": result_lines(other, folder, anchor),
                 "notes": other.notes,
                 "files": table_files(other, evaluation.place, folder),
                 "test_columns": columns_of_tests(other),
@@ -146,6 +147,7 @@ def _section(
                 "data": data_facts(other) if place == 0 else [],
             }
         )
+    anchors = {line.label: line.anchor for line in tables[0]["lines"]}
     return {
         "number": number,
         "dataset": table.dataset,
@@ -153,7 +155,8 @@ def _section(
         "tables": tables,
         "metric": plot_data.shown_first(table, records),
         "curves": bool(curves),
-        "runs": [run_line(run, table, folder) for run in states],
+        # the first run of a row is where the links of its figures lead
+        "runs": [(run_line(run, table, folder), anchors.pop(run.label, "")) for run in states],
         "labels": [row.label for row in table.rows],
         "plots": {
             "number": number,

@@ -336,7 +336,11 @@
   // A link to what is folded unfolds it; on paper everything is unfolded.
   function unfold() {
     const target = location.hash && document.getElementById(location.hash.slice(1));
-    if (target instanceof HTMLDetailsElement) target.open = true;
+    const details = target && target.closest("details");
+    if (details) {
+      details.open = true;
+      target.scrollIntoView();
+    }
   }
   window.addEventListener("hashchange", unfold);
   unfold();

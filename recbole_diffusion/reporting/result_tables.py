@@ -8,8 +8,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from recbole_diffusion.benchmarking.comparison import BETTER, WORSE
-from recbole_diffusion.benchmarking.metric_names import bigger_is_better, printed_name, unit
-from recbole_diffusion.benchmarking.printed import figure, file_name, published_lines, seeds
+from recbole_diffusion.benchmarking.metric_names import bigger_is_better, factor, printed_name, unit
+from recbole_diffusion.benchmarking.printed import NOTHING, figure, file_name, of_run, published_lines, relative, seeds
+from recbole_diffusion.benchmarking.results import RunRecord
 from recbole_diffusion.benchmarking.table_files import FORMATS
 from recbole_diffusion.benchmarking.tables import Cell, ResultTable
 
@@ -53,14 +54,39 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A run that a row's figures come from: its seed, what it contributes, and the address of its folder."""
+
+    seed: str
+    figures: Sequence[Figure]
+    folder: str
+
+
+@dataclass(frozen=True)
 class Line:
-    """A row: its figures, and the lines of printed figures below it."""
+    """A row.
+
+    Attributes:
+        label: what it is called.
+        seeds, number: of how many runs, in words and to sort by.
+        figures: its cells.
+        below: the lines of printed figures below it.
+        sources: the runs that it is made of.
+        anchor: what the list of them is called on the page.
+    """
 
     label: str
     seeds: str
     number: int
     figures: Sequence[Figure]
     below: Sequence[tuple[str, Sequence[str]]] = field(default_factory=tuple)
+    sources: Sequence[Source] = ()
+    anchor: str = ""
+
+    @property
+    def link(self) -> str:
+        """Where its figures come from: the folder of its only run, or the list of its runs."""
+        return self.sources[0].folder if len(self.sources) == 1 else f"#{self.anchor}"
 
 
 def columns(table: ResultTable) -> list[Column]:
@@ -70,8 +96,14 @@ def columns(table: ResultTable) -> list[Column]:
     ]
 
 
-def result_lines(table: ResultTable) -> list[Line]:
-    """The rows of a table."""
+def result_lines(table: ResultTable, folder: Path, anchor: str) -> list[Line]:
+    """The rows of a table.
+
+    Args:
+        table: the table.
+        folder: of the page.
+        anchor: what the table is called on it.
+    """
     published = published_lines(table)
     return [
         Line(
@@ -80,9 +112,25 @@ def result_lines(table: ResultTable) -> list[Line]:
             len(row.runs),
             [_figure(row.cells[metric], table.decimals) for metric in table.metrics],
             published.get(row.label, ()),
+            [
+                Source(
+                    NOTHING if run.seed is None else str(run.seed),
+                    [run_figure(run, metric, table.decimals) for metric in table.metrics],
+                    quote(relative(run, folder)) + "/",
+                )
+                for run in row.runs
+            ],
+            f"{anchor}-{number}",
         )
-        for row in table.rows
+        for number, row in enumerate(table.rows, start=1)
     ]
+
+
+def run_figure(run: RunRecord | None, metric: str, decimals: int) -> Figure:
+    """A run's own figure; a dash where it has none."""
+    if run is None or metric not in run.test:
+        return Figure(NOTHING)
+    return Figure(of_run(run, metric, decimals), value=repr(factor(metric) * run.test[metric]))
 
 
 def _figure(cell: Cell, decimals: int) -> Figure:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from recbole_diffusion.benchmarking.metric_names import factor
-from recbole_diffusion.benchmarking.printed import NOTHING, of_run
+from recbole_diffusion.benchmarking.printed import NOTHING
 from recbole_diffusion.benchmarking.tables import ResultTable
-from recbole_diffusion.reporting.result_tables import Figure
+from recbole_diffusion.reporting.result_tables import Figure, run_figure
 from recbole_diffusion.reporting.suite_report import RunState
 
 ASKED, LOG = "asked.yaml", "log.txt"
@@ -68,7 +67,7 @@ def run_line(run: RunState, table: ResultTable, folder: Path) -> RunLine:
         seed=run.seed,
         state=run.state,
         reason=run.reason,
-        figures=[_figure(run, metric, table.decimals) for metric in table.metrics],
+        figures=[run_figure(record, metric, table.decimals) for metric in table.metrics],
         epochs=NOTHING if record is None else _epochs(record.epochs, record.best_epoch),
         seconds="" if record is None or record.seconds is None else repr(record.seconds),
         time=NOTHING if record is None or record.seconds is None else duration(record.seconds),
@@ -79,12 +78,6 @@ def run_line(run: RunState, table: ResultTable, folder: Path) -> RunLine:
         links=links,
         asked=asked,
     )
-
-
-def _figure(run: RunState, metric: str, decimals: int) -> Figure:
-    if run.record is None or metric not in run.record.test:
-        return Figure(NOTHING)
-    return Figure(of_run(run.record, metric, decimals), value=repr(factor(metric) * run.record.test[metric]))
 
 
 def _epochs(epochs: int, best: int | None) -> str:

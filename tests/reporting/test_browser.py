@@ -105,6 +105,17 @@ def test_sorting(browser: Any, address: str) -> None:
         assert opened.requests == [address]
 
 
+def test_a_figure_leads_to_its_runs(browser: Any, address: str) -> None:
+    with Opened(browser, address) as opened:
+        page = opened.page
+        row = page.locator("#table-1-0-2")  # the first of DMI's runs, folded
+        assert not row.is_visible()
+        page.locator("#table-1-0 tbody tr", has_text="32.50").locator("a", has_text="32.50").click()
+        assert page.locator("#runs-1").get_attribute("open") is not None
+        assert row.is_visible() and row.locator("th").inner_text() == "DMI"
+        assert opened.complaints == []
+
+
 def test_plots(browser: Any, address: str) -> None:
     with Opened(browser, address) as opened:
         page = opened.page

@@ -112,7 +112,29 @@ def test_the_figures_are_those_of_the_tables(report: tuple[SuiteReport, Path], t
     # by hand: 12 and 14 of 40 users are 30 and 35 %; the paper prints 31.5
     assert ["DMI", "2 of 3", "32.50 ± 3.54†", "16.25 ± 1.77†"] in shown[0]
     assert ["difference to the DMI paper, Table 2", "", "+1.00", "+4.00"] in shown[0]
-    assert "<strong>32.50" in text and "<u>12.50" in text
+    assert re.search(r"<strong><a [^>]*>32.50", text) and re.search(r"<u><a [^>]*>12.50", text)
+
+
+def test_every_figure_leads_to_the_runs_that_it_comes_from(report: tuple[SuiteReport, Path], text: str) -> None:
+    shown, folder = report
+    found = re.findall(r'<td class="right figure" data-value="([^"]+)">(?:<\w+>)?<a href="([^"]+)">', text)
+    cells = [
+        (row, row.cells[metric])
+        for evaluation in shown.evaluations
+        for table in evaluation.tables
+        for row in table.rows
+        for metric in table.metrics
+    ]
+    cells = [(row, cell) for row, cell in cells if cell.summary]
+    assert [value for value, _ in found] == [repr(cell.summary.mean) for _, cell in cells if cell.summary]
+    for (_, link), (row, _) in zip(found, cells, strict=True):
+        folders = [run.folder.resolve() for run in row.runs]
+        if link.startswith("#"):  # the list of its runs, whose folders stand there
+            listed = text.split(f'id="{link[1:]}"')[1].split("</table>")[0]
+            links = [unquote(each) for each in re.findall(r'href="([^"]+)/">folder', listed)][: len(folders)]
+            assert [(folder / each).resolve() for each in links] == folders and len(folders) > 1
+        else:
+            assert [(folder / unquote(link)).resolve() for link in [link]] == folders
 
 
 def test_what_is_not_finished_is_said(text: str) -> None:
