@@ -21,6 +21,7 @@ from markdown_tables import number, signed, table
 from recbole_diffusion.analyses.differences import analyse
 from recbole_diffusion.analyses.request import Request
 from recbole_diffusion.benchmarking.metric_names import printed_name
+from recbole_diffusion.benchmarking.printed import exact_p_value
 from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.plan_file import read_plan
@@ -88,13 +89,12 @@ def _differences(rows: Sequence[Mapping[str, str]]) -> str:
         low, high, of_seeds_low, of_seeds_high = (
             _value(row[name]) for name in ("users_low", "users_high", "seeds_low", "seeds_high")
         )
-        p_value = _value(row["t_p_corrected"])
         lines.append([
             f"{row['first']} – {row['second']}", printed_name(row["metric"]),
             f"{row['first_seeds']}, {row['second_seeds']}",
             number(float(row["first_mean"]), 4), number(float(row["second_mean"]), 4),
             signed(float(row["difference"])), _interval(low, high), _interval(of_seeds_low, of_seeds_high),
-            f"{100 * float(row['relative']):+.1f} %", "–" if p_value is None else f"{p_value:.2g}",
+            f"{100 * float(row['relative']):+.1f} %", exact_p_value(_value(row["t_p_corrected"])),
         ])  # fmt: skip
     head = ["first – second", "metric", "seeds", "first", "second", "difference"]
     return table([*head, "95 % over users", "95 % over seeds", "relative", "p"], lines)

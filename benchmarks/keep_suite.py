@@ -19,6 +19,7 @@ import pyarrow.parquet
 from render import ABSOLUTE_PATH
 
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.suites.performing import ASKED
 from recbole_diffusion.suites.plan_file import SUITE_FILE
 
 HERE = Path(__file__).resolve().parent
@@ -55,7 +56,7 @@ def keep(suite: Path, kept: Path = KEPT) -> Path:
                 rows, copy, compression="zstd", use_dictionary=[n for n in rows.column_names if n != "row"],
                 column_encoding={"row": "DELTA_BINARY_PACKED"} if "row" in rows.column_names else None,
             )  # fmt: skip
-        elif file.name in (*RUN_FILES, SUITE_FILE):
+        elif file.name in (*RUN_FILES, ASKED, SUITE_FILE):
             text = ABSOLUTE_PATH.sub(r"\1", file.read_text(encoding="utf-8"))
             copy.write_text(text, encoding="utf-8", newline="\n")
         else:
@@ -71,6 +72,7 @@ def _files(suite: Path) -> Iterator[Path]:
     yield from (file for file in sorted((suite / "tables").rglob("*")) if file.is_file())
     for config in sorted((suite / "runs").rglob("config.yaml")):
         yield from (config.parent / name for name in RUN_FILES if (config.parent / name).is_file())
+        yield from (path for path in [config.parent.parent / ASKED] if path.is_file())
         if (config.parent / "result.json").is_file() and (config.parent / "per_user" / "test.parquet").is_file():
             yield config.parent / "per_user" / "test.parquet"
     yield from sorted((suite / "runs").rglob("failed.txt"))

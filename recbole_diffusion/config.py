@@ -232,6 +232,17 @@ class RunConfig(Config):
         """Whether the user gave the key, in a file or an override (and not a default file)."""
         return key in self.external_config_dict
 
+    def computed_metrics(self, changed: Mapping[str, Any] | None = None) -> list[str]:
+        """The metrics that its validations and tests compute, named as in RecBole's results (`hit@10`).
+
+        Args:
+            changed: other values of `metrics` and `topk`, as an evaluation may have them.
+        """
+        values = {**self.final_config_dict, **(changed or {})}
+        kinds = [str(kind).lower() for kind in values["metrics"]]
+        without = [kind for kind in kinds if kind in METRICS_WITHOUT_CUTOFF]
+        return without + [f"{kind}@{cut}" for kind in kinds if kind not in without for cut in values["topk"]]
+
     def _not_allowed(self, key: str, allowed: str) -> UserError:
         return UserError(f"{key} must be {allowed}, got {self.final_config_dict[key]!r} ({self.origin(key)})")
 

@@ -19,7 +19,8 @@ from recbole_diffusion.analyses.request import Findings, Request
 from recbole_diffusion.analyses.text_table import text_table
 from recbole_diffusion.analyses.training_curves import VALID, columns_of, curves_of
 from recbole_diffusion.benchmarking.comparability import check_seeds, comparable
-from recbole_diffusion.benchmarking.metric_names import factor, metric_key, printed_name, unit
+from recbole_diffusion.benchmarking.metric_names import bigger_is_better, factor, metric_key, printed_name, unit
+from recbole_diffusion.benchmarking.printed import exact_p_value
 from recbole_diffusion.benchmarking.results import CONFIG, RunRecord, has_rows, read_rows, read_run, settings, values_of
 from recbole_diffusion.benchmarking.statistics import (
     Interval,
@@ -86,9 +87,13 @@ def analyse(request: Request) -> Findings:
     runs = _runs(folder, request.options.get("evaluation"))
     texts, files, lines = [], [], []
     for dataset, labels in runs.items():
-        pairs = _pairs(request, folder, labels)
-        metrics = _metrics(request, labels, pairs)
-        found = [_difference(dataset, pair, metric, labels) for metric in metrics for pair in pairs]
+        asked = _asked_pairs(request, labels)
+        metrics = _metrics(request, labels[asked[0][0]][0] if asked else next(iter(labels.values()))[0])
+        found = [
+            _difference(dataset, pair, metric, labels)
+            for metric in metrics
+            for pair in asked or _pairs_with_reference(folder, metric, labels)
+        ]
         tests = [corrected([one.p_values[test] for one in found]) for test in (0, 1)]
         lines += [_line(one, *p_values) for one, *p_values in zip(found, *tests, strict=True)]
         stem = "differences" if len(runs) == 1 else f"differences_{dataset}"
@@ -117,19 +122,27 @@ def _runs(folder: Path, evaluation: str | None) -> dict[str, dict[str, list[RunR
     return found
 
 
-def _pairs(request: Request, folder: Path, labels: Mapping[str, Sequence[RunRecord]]) -> list[Pair]:
-    """The pairs of the key `pairs`, ``FIRST:SECOND``; without it every label against the suite's reference."""
-    asked = request.words("pairs")
-    if not asked:
-        references = [label for label in read_reference(folder) if label in labels]
-        if not references:
-            raise UserError("the suite has no finished reference; give --pairs='FIRST:SECOND' ...")
-        found = [(label, references[0]) for label in labels if label not in references]
-        if not found:
-            raise UserError(f"{folder}: only {', '.join(labels)} is finished, so there is nothing to compare")
-        return found
+def _pairs_with_reference(folder: Path, metric: str, labels: Mapping[str, Sequence[RunRecord]]) -> list[Pair]:
+    """Every other label with the suite's reference; of several with the one that is best by a metric."""
+    references = [label for label in read_reference(folder) if label in labels]
+    if not references:
+        raise UserError("the suite has no finished reference; give --pairs='FIRST:SECOND' ...")
+    means = {
+        label: float(np.mean([run.test[metric] for run in labels[label]]))
+        for label in references
+        if all(metric in run.test for run in labels[label])
+    }
+    best = (max if bigger_is_better(metric) else min)(means, key=lambda label: means[label], default=references[0])
+    found = [(label, best) for label in labels if label not in references]
+    if not found:
+        raise UserError(f"{folder}: only {', '.join(labels)} is finished, so there is nothing to compare")
+    return found
+
+
+def _asked_pairs(request: Request, labels: Mapping[str, Sequence[RunRecord]]) -> list[Pair]:
+    """The pairs of the key `pairs`, ``FIRST:SECOND``; none without it."""
     pairs = []
-    for word in asked:
+    for word in request.words("pairs"):
         parts = word.split(":")
         splits = [(":".join(parts[:at]).strip(), ":".join(parts[at:]).strip()) for at in range(1, len(parts))]
         pair = next((pair for pair in splits if pair[0] in labels and pair[1] in labels and pair[0] != pair[1]), None)
@@ -140,9 +153,8 @@ def _pairs(request: Request, folder: Path, labels: Mapping[str, Sequence[RunReco
     return list(dict.fromkeys(pairs))
 
 
-def _metrics(request: Request, labels: Mapping[str, Sequence[RunRecord]], pairs: Sequence[Pair]) -> list[str]:
+def _metrics(request: Request, first: RunRecord) -> list[str]:
     """Which metrics are compared: those of the key `metric`, or what the first run chose its best epoch by."""
-    first = labels[pairs[0][0]][0]
     asked = request.options.get("metric", "").replace(",", " ").split()
     keys = list(dict.fromkeys(map(metric_key, asked or [first.valid_metric])))
     for key in keys:
@@ -241,7 +253,7 @@ def _text(dataset: str, found: Sequence[Difference], t_corrected: Sequence[float
                 "-" if ends is None else f"[{ends.low:.4f}, {ends.high:.4f}]"
                 for ends in (one.over_users, one.over_seeds)
             ),
-            "-" if p_value is None else f"{p_value:.2g}",
+            exact_p_value(p_value),
         ]
         for one, p_value in zip(found, t_corrected, strict=True)
     ]

@@ -16,7 +16,7 @@ import yaml
 
 from recbole_diffusion.analyses.request import Request
 from recbole_diffusion.benchmarking.metric_names import metric_key, printed_name
-from recbole_diffusion.config import METRICS_WITHOUT_CUTOFF, Overrides, RunConfig
+from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.config_files import parse_value
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.benchmark import SuiteResult, benchmark
@@ -151,9 +151,7 @@ def metrics_of(request: Request, base: RunConfig) -> list[str]:
     Raises:
         UserError: one that runs do not compute.
     """
-    kinds = [str(kind).lower() for kind in base["metrics"]]
-    there = [kind for kind in kinds if kind in METRICS_WITHOUT_CUTOFF]
-    there += [f"{kind}@{cut}" for kind in kinds if kind not in there for cut in base["topk"]]
+    there = base.computed_metrics()
     asked = request.options.get("metric", "").replace(",", " ").split() or [str(base["valid_metric"])]
     keys = list(dict.fromkeys(map(metric_key, asked)))
     for key in keys:

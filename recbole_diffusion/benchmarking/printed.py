@@ -103,6 +103,11 @@ def of_run(run: RunRecord, metric: str, decimals: int) -> str:
     return number(factor(metric) * run.test[metric] if metric in run.test else None, decimals)
 
 
+def exact_p_value(value: float | None) -> str:
+    """A p-value to two digits, however small; what is below the smallest numbers of a computer is not 0."""
+    return NOTHING if value is None else "<1e-300" if value < 1e-300 else f"{value:.2g}"
+
+
 def p_value(value: float | None) -> str:
     """A p-value to four places."""
     return NOTHING if value is None else "<0.0001" if value < 0.0001 else f"{value:.4f}"

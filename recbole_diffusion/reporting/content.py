@@ -128,17 +128,17 @@ def _section(
 ) -> dict[str, Any]:
     """A dataset under a protocol: its tables, plots, tests, circumstances and runs."""
     _, table = shown[0]
+    lines = [result_lines(other, folder, f"table-{number}-{place}") for place, (_, other) in enumerate(shown)]
     records = [run.record for run in states if run.record is not None]
     tables = []
     for place, (evaluation, other) in enumerate(shown):
-        anchor = f"table-{number}-{place}"
         tables.append(
             {
-                "anchor": anchor,
+                "anchor": f"table-{number}-{place}",
                 "name": evaluation.name,
                 "settings": settings_text(evaluation.settings),
                 "columns": columns(other),
-                "lines": result_lines(other, folder, anchor),
+                "lines": lines[place],
                 "notes": other.notes,
                 "files": table_files(other, evaluation.place, folder),
                 "test_columns": columns_of_tests(other),
@@ -147,7 +147,7 @@ def _section(
                 "data": data_facts(other) if place == 0 else [],
             }
         )
-    anchors = {line.label: line.anchor for line in tables[0]["lines"]}
+    anchors = {line.label: line.anchor for line in lines[0]}
     return {
         "number": number,
         "dataset": table.dataset,

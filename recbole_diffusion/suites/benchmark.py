@@ -23,13 +23,13 @@ from recbole_diffusion.suites import searching
 from recbole_diffusion.suites.on_ray import Cluster, run_all_on_ray
 from recbole_diffusion.suites.performing import Outcome, Processes, logger_keys
 from recbole_diffusion.suites.plan import PlannedRun
-from recbole_diffusion.suites.plan_file import write_plan
+from recbole_diffusion.suites.plan_file import read_command, write_plan
 from recbole_diffusion.suites.report import command_of, suite_report
 from recbole_diffusion.suites.run_data import check_data
 from recbole_diffusion.suites.runner import Progress, RunQueue, locked, run_all
 from recbole_diffusion.suites.suite import Suite, read_suite
 from recbole_diffusion.suites.suite_plan import SuitePlan
-from recbole_diffusion.suites.tables import AS_TRAINED, read_records, suite_tables, write_suite_tables
+from recbole_diffusion.suites.tables import AS_TRAINED, check_tables, read_records, suite_tables, write_suite_tables
 
 logger = logging.getLogger(__name__)
 
@@ -146,11 +146,13 @@ def benchmark(
     plan = SuitePlan(suite, folder, given)
     if tables_only:
         plan.look()
+        command = read_command(folder) or command  # this one makes no run
         if folder.is_dir():  # a killed process did not write what had been chosen
-            write_plan(folder, suite, plan.settled_runs())
+            write_plan(folder, suite, plan.settled_runs(), command)
         return _result(plan, (), (), command)
     # Everything that can be wrong with keys and data is found before anything starts.
     planned = plan.first_runs()
+    check_tables(suite, planned)
     if cluster is not None:
         _refuse_workers(planned)
     _check_loggers(planned, place, given.origin)
@@ -165,18 +167,18 @@ def benchmark(
         def then(run: PlannedRun) -> Sequence[PlannedRun]:
             chosen = plan.then(run)
             if chosen:
-                write_plan(folder, suite, plan.settled_runs())
+                write_plan(folder, suite, plan.settled_runs(), command)
             return chosen
 
         queue = RunQueue(plan.ready_runs(), _tell, position=plan.position, then=then, total=plan.possible)
-        write_plan(folder, suite, plan.settled_runs())
+        write_plan(folder, suite, plan.settled_runs(), command)
         try:
             if cluster is not None:
                 outcomes = run_all_on_ray(queue, place, cluster, folder=folder, at_a_time=max_concurrent)
             else:
                 outcomes = run_all(queue, place, at_a_time=max_concurrent or 1, keep=keep)
         finally:  # with what has been chosen
-            write_plan(folder, suite, plan.settled_runs())
+            write_plan(folder, suite, plan.settled_runs(), command)
     return _result(plan, outcomes, searched, command)
 
 

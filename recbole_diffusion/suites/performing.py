@@ -140,10 +140,9 @@ def perform(
     place = {**device, **{key: value for key, value in place.items() if key not in LOGGER_KEYS}}
     (run.place / FAILED).unlink(missing_ok=True)
     folder = run.run_folder or _gone_on_from(run)
+    if folder is None or not (run.place / ASKED).is_file():
+        write_text_atomically(run.place / ASKED, asked_text(run, {**place, **logged}))
     if folder is None:
-        head = {"model": run.model, "dataset": run.dataset, **({"preset": run.preset} if run.preset else {})}
-        text = yaml.safe_dump({**head, **run.keys, **place, **logged}, sort_keys=False)
-        write_text_atomically(run.place / ASKED, f"# {run.name}\n{text}")
         words = ["run", f"--config_files='{run.place / ASKED}'", f"--output={run.place}"]
     else:
         words = ["run", f"--resume={folder}"]
@@ -167,6 +166,17 @@ def perform(
     why = reason(code, log)
     note_failure(run.place, why)
     return Outcome(run.name, seconds, why)
+
+
+def asked_text(run: PlannedRun, place: Mapping[str, Any]) -> str:
+    """What a person would have given to make a run alone, as a YAML file.
+
+    Args:
+        run: the planned run.
+        place: keys that say where and how it runs.
+    """
+    head = {"model": run.model, "dataset": run.dataset, **({"preset": run.preset} if run.preset else {})}
+    return f"# {run.name}\n{yaml.safe_dump({**head, **run.keys, **place}, sort_keys=False)}"
 
 
 def _gone_on_from(run: PlannedRun) -> Path | None:

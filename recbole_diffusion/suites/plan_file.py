@@ -16,12 +16,20 @@ from recbole_diffusion.training.checkpoint import write_text_atomically
 SUITE_FILE = "suite.json"
 
 
-def write_plan(folder: Path, suite: Suite, runs: Sequence[PlannedRun]) -> None:
-    """Write suite.json into a suite's folder."""
+def write_plan(folder: Path, suite: Suite, runs: Sequence[PlannedRun], command: str = "") -> None:
+    """Write suite.json into a suite's folder.
+
+    Args:
+        folder: of the suite.
+        suite: the suite.
+        runs: the planned ones.
+        command: that makes them, for the report's readers.
+    """
     facts = {
         "suite": suite.name,
         "about": suite.about,
         "reference": suite.reference,
+        "command": command,
         "runs": [{**_facts(run), **_paths(run, folder)} for run in runs],
     }
     write_text_atomically(folder / SUITE_FILE, json.dumps(facts, indent=2, ensure_ascii=False, default=str) + "\n")
@@ -34,6 +42,11 @@ def read_reference(folder: Path | str) -> tuple[str, ...]:
         UserError: there is no suite.json.
     """
     return tuple(_read(Path(folder)).get("reference") or ())
+
+
+def read_command(folder: Path | str) -> str:
+    """The command that the runs of a suite's folder were made with; empty where it is not known."""
+    return str(_read(Path(folder)).get("command") or "") if (Path(folder) / SUITE_FILE).is_file() else ""
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -16,6 +16,9 @@
     evaluations:                      # the same checkpoints, ranked otherwise
       without seen items: {filter_seen: True}
     reference: SASRecCE               # what the others are tested against; of several the best one of each column
+    test: wilcoxon                    # how: t-test (default) | wilcoxon
+    correction: holm                  # for all tests of a table: holm (default) | benjamini-hochberg | none
+    alpha: 0.05                       # what is marked
 
 Keys of a run win in this order: the preset, `settings` of the suite, of the dataset, of the model; what the command
 line gives wins over all. `candidates`, every combination of the listed values, and `search`, a sweep over a file of
@@ -31,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.benchmarking.results import table_label
+from recbole_diffusion.benchmarking.statistics import CORRECTIONS, TESTS
 from recbole_diffusion.config_files import key_lines, read_yaml
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import nearest
@@ -46,6 +50,9 @@ SUITE_KEYS = (
     "models",
     "evaluations",
     "reference",
+    "test",
+    "correction",
+    "alpha",
     "metrics",
     "published",
 )
@@ -82,7 +89,7 @@ class SuiteModel:
         datasets: its own, or those of the suite.
         candidates: configurations of which the best on validation is taken; empty takes what is given.
         search: the sweep that chooses its configuration; None for none.
-        published: what a table of printed figures calls it, where that is not its model.
+        published: what a table of printed figures calls it, where that is not its model; empty where none has it.
     """
 
     label: str
@@ -111,6 +118,7 @@ class Suite:
         models: rows, in the order of the file.
         evaluations: further evaluations of every checkpoint, by name.
         reference: labels that the others are tested against, in each column against the best of them.
+        testing: how the others are tested, where that is not as usual: test, correction, alpha.
         metrics: columns of the tables; None for those of the runs.
         published: files of printed figures.
         lines: where every key stands, by its path.
@@ -126,6 +134,7 @@ class Suite:
     models: tuple[SuiteModel, ...]
     evaluations: dict[str, dict[str, Any]]
     reference: tuple[str, ...]
+    testing: dict[str, Any]
     metrics: tuple[str, ...] | None
     published: tuple[Path, ...]
     lines: dict[tuple[str, ...], str]
@@ -244,6 +253,7 @@ def read_suite(file: str | Path) -> Suite:
         models=models,
         evaluations=evaluations,
         reference=reference,
+        testing=_testing(reader),
         metrics=reader.texts(("metrics",), values["metrics"]) if "metrics" in values else None,
         published=_files(reader, ("published",), values.get("published")),
         lines=reader.lines,
@@ -269,8 +279,30 @@ def _model(reader: _Reader, label: str, entry: Any, seeds: tuple[int, ...], data
         datasets=own_datasets,
         candidates=_candidates(reader, (*path, "candidates"), values.get("candidates")),
         search=_search(reader, (*path, "search"), values["search"]) if values.get("search") is not None else None,
-        published=reader.text((*path, "published"), values["published"]) if "published" in values else None,
+        published=_published_as(reader, (*path, "published"), values),
     )
+
+
+def _published_as(reader: _Reader, path: tuple[str, ...], values: Mapping[str, Any]) -> str | None:
+    """The name of a model's row in printed tables: None for its model's, empty for none (`published: ~`)."""
+    if "published" not in values:
+        return None
+    return "" if values["published"] is None else reader.text(path, values["published"])
+
+
+def _testing(reader: _Reader) -> dict[str, Any]:
+    """The keys test, correction and alpha, where they are given."""
+    given: dict[str, Any] = {key: reader.values[key] for key in ("test", "correction", "alpha") if key in reader.values}
+    for key, allowed in (("test", TESTS), ("correction", CORRECTIONS)):
+        if key in given and given[key] not in allowed:
+            raise reader.wrong((key,), " or ".join(allowed), given[key])
+    alpha = given.get("alpha", 0.05)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < 1:
+        raise reader.wrong(("alpha",), "between 0 and 1, as 0.05", alpha)
+    if given and reader.values.get("reference") is None:
+        key = next(iter(given))
+        raise UserError(f"{reader.where(key)}: {key} goes with reference, what rows are tested against; give that too")
+    return given
 
 
 def _candidates(reader: _Reader, path: tuple[str, ...], entry: Any) -> tuple[dict[str, Any], ...]:

@@ -7,8 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from recbole_diffusion.benchmarking.comparison import Comparison
+from recbole_diffusion.benchmarking.metric_names import metric_key, printed_name
 from recbole_diffusion.benchmarking.published import read_published
 from recbole_diffusion.benchmarking.results import RunRecord, read_run, table_label
 from recbole_diffusion.benchmarking.table_files import write_tables
@@ -46,6 +48,34 @@ def read_records(suite: Suite, runs: Sequence[PlannedRun], evaluation: str = AS_
     return records
 
 
+def check_tables(suite: Suite, planned: Sequence[PlannedRun]) -> None:
+    """Refuse, before anything runs, what would leave the suite without tables at its end.
+
+    Args:
+        suite: the suite.
+        planned: its runs.
+
+    Raises:
+        UserError: a file of printed figures that cannot be read, or a column that no run, or no run of a further
+            evaluation, computes; with file and line.
+    """
+    read_published(suite.published)
+    if suite.metrics is None or not planned:
+        return
+    configs = [(run, run.config()) for run in planned]
+    for name in (AS_TRAINED, *suite.evaluations):
+        there = dict.fromkeys(
+            metric for run, config in configs for metric in config.computed_metrics(run.evaluations.get(name))
+        )
+        for column in suite.metrics:
+            if metric_key(column) not in there:
+                raise UserError(
+                    f"{suite.lines.get(('metrics',), str(suite.file))}: metrics: no run computes "
+                    f"{printed_name(column)}{f' in the evaluation {name!r}' if name else ''}; they compute "
+                    f"{', '.join(map(printed_name, there))} (keys metrics and topk of settings)"
+                )
+
+
 def suite_tables(suite: Suite, runs: Sequence[PlannedRun], records: Sequence[RunRecord | None]) -> list[ResultTable]:
     """The tables of the runs that have begun or failed; none where no run is finished.
 
@@ -69,7 +99,8 @@ def suite_tables(suite: Suite, runs: Sequence[PlannedRun], records: Sequence[Run
     references = tuple(label for label in dict.fromkeys(map(table_label, suite.reference)) if label in here)
     comparison = None
     if references:
-        comparison = Comparison(reference=references[0]) if len(references) == 1 else Comparison(baselines=references)
+        against: dict[str, Any] = {"reference": references[0]} if len(references) == 1 else {"baselines": references}
+        comparison = Comparison(**against, **suite.testing)
     return build_tables(begun, metrics=suite.metrics, comparison=comparison, published=read_published(suite.published))
 
 

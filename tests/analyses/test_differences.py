@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from scipy import stats
 
+from recbole_diffusion.benchmarking.printed import exact_p_value
 from recbole_diffusion.benchmarking.statistics import welch_interval
 from recbole_diffusion.command_line import main
 from tests.analyses.run_folders import epoch, write_run
@@ -105,6 +106,21 @@ def test_named_pairs(tmp_path: Path) -> None:
     assert main(["analyse", "differences", f"--suite={suite}", f"--output={out}", f"--pairs={pairs}"]) == 0
     found = [(row["first"], row["second"]) for row in rows_of(out / "differences.csv")]
     assert found == [("lonely", "better"), ("better", "base: plain")]
+
+
+def test_of_several_references_the_best_one_is_taken(tmp_path: Path) -> None:
+    suite, out = suite_of(tmp_path / "suite"), tmp_path / "out"
+    facts = json.loads((suite / "suite.json").read_text(encoding="utf-8"))
+    (suite / "suite.json").write_text(json.dumps({**facts, "reference": ["lonely", "base: plain"]}), encoding="utf-8")
+    assert main(["analyse", "differences", f"--suite={suite}", f"--output={out}"]) == 0
+    found = [(row["first"], row["second"]) for row in rows_of(out / "differences.csv")]
+    assert found == [("better", "base: plain")]
+
+
+def test_a_p_value_is_never_nothing() -> None:
+    assert [exact_p_value(value) for value in (None, 0.0, 1e-310, 2.34e-299, 0.2)] == [
+        *("–", "<1e-300", "<1e-300", "2.3e-299", "0.2"),
+    ]
 
 
 @pytest.mark.parametrize(

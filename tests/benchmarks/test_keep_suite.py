@@ -42,8 +42,13 @@ def test_the_same_tables(tmp_path: Path, small_data: Path) -> None:
         assert {"row", "target_ranks", "hit@5", "ndcg@10"} <= {*table.column_names}
         assert not {*keep_suite.OF_THE_DATA} & {*table.column_names}
     assert not [*kept.rglob("*.safetensors"), *kept.rglob("items.parquet"), *kept.rglob("*.state")]
-    texts = [path.read_text(encoding="utf-8") for name in keep_suite.RUN_FILES for path in kept.rglob(name)]
-    assert len(texts) == 5 and not any(str(tmp_path) in text for text in texts)
+    # what repeats the suite, and a run alone, is what was given when the runs were made
+    report = (kept / "report.html").read_text(encoding="utf-8")
+    assert "recbole-diff benchmark tiny.yaml --data_path=" in report and "--output=made --threads=1" in report
+    assert "recbole-diff run --config_files=runs/small/Popularity/seed-1-" in report and "--output=kept" not in report
+    names = (*keep_suite.RUN_FILES, "asked.yaml")
+    texts = [path.read_text(encoding="utf-8") for name in names for path in kept.rglob(name)]
+    assert len(texts) == 6 and not any(str(tmp_path) in text for text in texts)
     # kept anew, what is gone is gone
     (kept / "runs" / "old").mkdir()
     keep_suite.main([str(made.folder), f"--output={kept.parent}"])

@@ -175,6 +175,7 @@ def test_the_chosen_candidate_goes_on_to_the_full_time(tmp_path: Path, small_dat
     facts = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in (whole, at_once)]
     assert facts[0]["test_result"] == facts[1]["test_result"]
     assert not list(result.folder.rglob("*.part"))
+    assert RunConfig(config_files=[first.place / "asked.yaml"])["learning_rate"] == 0.05  # it is repeated as the others
     assert tuple(read_plan(result.folder)) == result.runs
     made = results(result)
     again = run(tmp_path, small_data, text + "candidates_time_limit: 1e-9\n")

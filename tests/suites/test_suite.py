@@ -10,19 +10,24 @@ import pytest
 
 from recbole_diffusion.benchmarking.metric_names import metric_key
 from recbole_diffusion.benchmarking.published import read_published, table_name
+from recbole_diffusion.benchmarking.results import read_run
 from recbole_diffusion.config import RunConfig
 from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.config_protocols import protocol_facts
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.suites.benchmark import benchmark
 from recbole_diffusion.suites.candidates import plan_choice
-from recbole_diffusion.suites.performing import Processes, perform
+from recbole_diffusion.suites.performing import Outcome, Processes, perform
 from recbole_diffusion.suites.plan import PlannedRun, data_files, plan_run, slug
 from recbole_diffusion.suites.plan_file import SUITE_FILE, read_plan, write_plan
 from recbole_diffusion.suites.searching import PlannedSearch, plan_search
 from recbole_diffusion.suites.searching import make as make_search
-from recbole_diffusion.suites.suite import Suite, read_suite
+from recbole_diffusion.suites.suite import SUITE_KEYS, Suite, read_suite
 from recbole_diffusion.suites.suite_plan import SuitePlan
+from recbole_diffusion.suites.tables import read_records, suite_tables
 from recbole_diffusion.tuning.search_space import read
+
+from ..benchmarking.folders import make_run
 
 SUITES = Path(__file__).resolve().parents[2] / "benchmarks" / "suites"
 
@@ -83,6 +88,10 @@ def test_a_suite_is_its_models_datasets_and_seeds(tmp_path: Path) -> None:
             r"mine\.yaml:9: 'A b' is in .*mine\.yaml:8 too, with other blanks; they would be one row of the tables",
         ),
         ("about: two models", "order: runs", r"mine\.yaml:1: order must be seeds or models, got 'runs'"),
+        ("about: two models", "test: z", r"mine\.yaml:1: test must be t-test or wilcoxon, got 'z'"),
+        ("about: two models", "correction: no", r"mine\.yaml:1: correction must be holm or benjamini-hochberg or none"),
+        ("about: two models", "alpha: 5", r"mine\.yaml:1: alpha must be between 0 and 1, as 0.05, got 5"),
+        ("reference: SASRecCE", "test: wilcoxon", r"mine\.yaml:15: test goes with reference, what rows are tested"),
         (
             "    seeds: 7",
             "    candidates: {lambda_std: 0.1}",
@@ -99,6 +108,75 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, old: str, new: str,
     assert old in GOOD
     with pytest.raises(UserError, match=message):
         suite_of(tmp_path, GOOD.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "more", "message"),
+    [
+        ("[HR@10, HR@7]", "", r"mine\.yaml:\d+: metrics: no run computes HR@7; they compute HR@5, HR@10, .*NDCG@20"),
+        ("[Foo]", "", r"mine\.yaml:\d+: metrics: no run computes FOO; "),
+        (
+            "[HR@10]",
+            "  other: {topk: [5]}\n",
+            r"metrics: no run computes HR@10 in the evaluation 'other'; they compute H",
+        ),
+        ("[HR@10]", "published: broken.json\n", r"broken\.json:1: not valid JSON"),
+        ("[hit@10, ndcg@5]", "", ""),
+    ],
+)
+def test_what_the_tables_need_is_checked_before_anything_starts(
+    tmp_path: Path, small_data: Path, monkeypatch: pytest.MonkeyPatch, metrics: str, more: str, message: str
+) -> None:
+    (tmp_path / "broken.json").write_text("{", encoding="utf-8")
+    text = GOOD.replace("[small, other]", "[small]").replace("about: two models", f"about: x\nmetrics: {metrics}")
+    begun = []
+
+    def made(*_: object, **__: object) -> list[Outcome]:
+        begun.append(1)
+        return []
+
+    monkeypatch.setattr("recbole_diffusion.suites.benchmark.run_all", made)
+    (tmp_path / "mine.yaml").write_text(text.replace("reference:", more + "reference:"), encoding="utf-8")
+    keys = {"metrics": ["Hit", "NDCG"], "topk": [5, 10, 20], "valid_metric": "NDCG@5"}
+    if message:
+        with pytest.raises(UserError, match=message):
+            benchmark(tmp_path / "mine.yaml", keys, data_path=small_data, output=tmp_path / "out")
+        assert not begun and not (tmp_path / "out").exists()
+    else:
+        benchmark(tmp_path / "mine.yaml", keys, data_path=small_data, output=tmp_path / "out", show_progress=False)
+        assert begun
+
+
+def test_how_a_suite_tests_is_in_its_tables(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD + "test: wilcoxon\ncorrection: benjamini-hochberg\nalpha: 0.01\n")
+    runs, records = [], []
+    for model, hits in (("SASRecCE", 4), ("DiffuRec without diffusion", 9)):
+        place = tmp_path / model
+        values = [float(user < hits) for user in range(20)]
+        made = make_run(place, "DiffuRec", 1, {"hit@10": sum(values) / 20}, {"hit@10": values})
+        records.append(read_run(made, model))
+        runs.append(PlannedRun(model, "toy", 1, "DiffuRec", None, {}, place))
+    (table,) = suite_tables(suite, runs, records)
+    tested = table.rows[1].cells["hit@10"].tested
+    assert tested is not None and tested.result.test == "wilcoxon"
+    assert any("Wilcoxon signed-rank test" in note and "p < 0.01 with Benjamini" in note for note in table.notes)
+
+
+def test_the_pages_example_is_a_suite(tmp_path: Path) -> None:
+    page = (SUITES.parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    (tmp_path / "printed.json").write_text("{}", encoding="utf-8")
+    text = page.split("```yaml\n")[1].split("```")[0]
+    suite = suite_of(tmp_path, text.replace("hyper/", f"{SUITES.parents[1] / 'hyper'}/"))
+    assert {*suite.lines} >= {(key,) for key in SUITE_KEYS}  # it shows every key
+
+
+def test_a_row_may_have_no_printed_figures(tmp_path: Path) -> None:
+    suite = suite_of(tmp_path, GOOD.replace("    seeds: 7", "    seeds: 7\n    published: ~"))
+    assert [model.published for model in suite.models] == [None, ""]
+    make_run(tmp_path / "place" / "run", "DiffuRec", 7, {"hit@10": 1.0})
+    run = PlannedRun("DiffuRec without diffusion", "toy", 7, "DiffuRec", None, {}, tmp_path / "place")
+    (record,) = read_records(suite, [run])
+    assert record is not None and record.published_as == ""
 
 
 def test_candidates_are_every_combination(tmp_path: Path) -> None:
@@ -345,7 +423,7 @@ def test_shipped_suites_can_be_run_and_set_beside_what_was_printed(path: Path) -
             config = RunConfig(planned.model, dataset, (), {**planned.keys, "preset": planned.preset})
             rows[model.label] = protocol_facts(config)
             assert columns <= {f"{metric_key(metric)}@{k}" for metric in config["metrics"] for k in config["topk"]}
-            if model.published is not None:
+            if model.published:
                 assert model.published in printed, f"{model.label}: {model.published} is in none of {suite.published}"
                 table = table_name(dataset, config["protocol"])
                 for source in sources:
