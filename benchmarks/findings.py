@@ -1,4 +1,5 @@
-"""The tables of docs/findings.md, made from the kept suite `honest`: differences with their intervals, and costs.
+"""The tables of docs/findings.md: differences with their intervals and costs, made from the kept suite `honest`, and
+what `results/analyses` has of groups of users and items, of lambda and of noise schedules.
 
     python benchmarks/findings.py            write them, and docs/findings/*.csv, .png, .svg
     python benchmarks/findings.py --check    change nothing; fail when one differs from what the kept runs give
@@ -22,12 +23,14 @@ from recbole_diffusion.analyses.differences import analyse
 from recbole_diffusion.analyses.request import Request
 from recbole_diffusion.benchmarking.metric_names import printed_name
 from recbole_diffusion.benchmarking.printed import exact_p_value
+from recbole_diffusion.benchmarking.statistics import welch_interval
 from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.suites.plan_file import read_plan
 
 HERE = Path(__file__).resolve().parent
 KEPT = HERE / "results" / "suites" / "honest"
+ANALYSES = HERE / "results" / "analyses"
 PAGE = HERE.parent / "docs" / "findings.md"
 FIGURES = PAGE.with_suffix("")
 METRICS = "NDCG@10,HR@10"
@@ -123,6 +126,59 @@ def _costs(rows: Sequence[Mapping[str, str]]) -> str:
     return table(head, lines)
 
 
+def analyses(folder: Path = ANALYSES) -> dict[str, str]:
+    """The tables of the analyses that are there, by name."""
+    makers = {
+        "groups": (folder / "groups_seeds" / "groups.csv", _groups),
+        "lambda": (folder / "lambda" / "differences.csv", _values),
+        "schedules": (folder / "schedules" / "differences.csv", _values),
+    }
+    return {name: make(_rows(file)) for name, (file, make) in makers.items() if file.is_file()}
+
+
+def _groups(rows: Sequence[Mapping[str, str]]) -> str:
+    """NDCG@10 of every group: differences of means over seeds, with Welch's interval; runs are `LABEL, seed NUMBER`."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["metric"] == "ndcg@10" and row["grouping"] != "all":
+            name = row["group"] if row["grouping"] == "item frequency" else f"{row['group']} items in the history"
+            label = row["run"].partition(", seed ")[0]
+            values.setdefault(name, {}).setdefault(label, []).append(100 * float(row["value"]))
+    lines = []
+    for name, of_group in values.items():
+        cells = []
+        for first, second in PAIRS[:3]:
+            one, other = of_group[first], of_group[second]
+            ends = welch_interval(one, other)
+            difference = sum(one) / len(one) - sum(other) / len(other)
+            low, high = (None, None) if ends is None else (ends.low, ends.high)
+            cells.append(f"{difference:+.2f} ({'–' if low is None else f'{low:+.2f} to {high:+.2f}'})")
+        lines.append([name, *cells])
+    return table(["NDCG@10", *(f"{first} – {second}" for first, second in PAIRS[:3])], lines)
+
+
+def _values(rows: Sequence[Mapping[str, str]]) -> str:
+    """Every value of a grid beside its reference, from `analyse differences` of it."""
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        for name, mean, cell in (
+            (row["second"], row["second_mean"], "–"),
+            (row["first"], row["first_mean"], _interval_of(row)),
+        ):
+            own = lines.setdefault(name, [])
+            if len(own) < 2 * (metrics.index(row["metric"]) + 1):
+                own += [f"{float(mean):.2f}", cell]
+    reference = rows[0]["second"]
+    head = [part for metric in metrics for part in (printed_name(metric), f"less that of {reference.split('=')[-1]}")]
+    return table(["", *head], [[name.split("=")[-1], *cells] for name, cells in lines.items()])
+
+
+def _interval_of(row: Mapping[str, str]) -> str:
+    low, high = float(row["users_low"]), float(row["users_high"])
+    return f"{float(row['difference']):+.2f} ({low:+.2f} to {high:+.2f})"
+
+
 def filled(page: str, tables: Mapping[str, str]) -> str:
     """The page with its tables.
 
@@ -150,10 +206,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         text = given.page.read_text(encoding="utf-8")
         if not given.check:
-            given.page.write_text(filled(text, findings(given.kept, figures)), encoding="utf-8", newline="\n")
+            tables = {**findings(given.kept, figures), **analyses()}
+            given.page.write_text(filled(text, tables), encoding="utf-8", newline="\n")
             return 0
         with tempfile.TemporaryDirectory() as scratch:
-            wrong = [given.page.name] if filled(text, findings(given.kept, Path(scratch))) != text else []
+            tables = {**findings(given.kept, Path(scratch)), **analyses()}
+            wrong = [given.page.name] if filled(text, tables) != text else []
             for file in sorted(Path(scratch).rglob("*.csv")):
                 committed = figures / file.relative_to(scratch)
                 if not committed.is_file() or committed.read_bytes() != file.read_bytes():

@@ -2,12 +2,15 @@
 
 One run or several beside each other, from their per_user/test.parquet: no model is loaded and nothing is ranked. How
 often an item trains and how long histories are is read from the data of the first run; `row_groups` says what a group
-is. Intervals are bootstrap intervals over users.
+is. Intervals are bootstrap intervals over users; those of a difference between two runs are of each user's difference,
+since intervals of the runs themselves overlap long before that.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +24,23 @@ from recbole_diffusion.analyses.text_table import text_table
 from recbole_diffusion.analyses.user_intervals import interval_of_users
 from recbole_diffusion.benchmarking.metric_names import in_order, printed_name
 from recbole_diffusion.benchmarking.results import settings, values_of
+from recbole_diffusion.benchmarking.statistics import bootstrap_interval, paired_differences, user_means
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.metrics import row_metrics
 from recbole_diffusion.pictures import bar_style, new_figure, save
 
 logger = logging.getLogger(__name__)
 
+Rows = dict[tuple[str, str, str, str], pd.Series]
+"""Grouping, group, metric and run -> the metric of every row, indexed by user."""
 ALL, ITEMS, LENGTHS = "all", "item frequency", "history length"
 COLUMNS = (
     *("run", "model", "seed", "grouping", "group", "least", "most"),
     *("items", "rows", "users", "metric", "value", "low", "high"),
 )
+
+
+DIFFERENCES = ("first", "second", "grouping", "group", "users", "metric", "difference", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -67,14 +76,20 @@ def analyse(request: Request) -> Findings:
     cutoff = _cutoff(request, runs[0], metrics)
     data = read_test_data(runs[0], request.data_path)
     head = head_items(data.counts, share)
-    lines = []
+    shown = [name for name in metrics if name.endswith(f"@{cutoff}")]
+    lines: list[list[Any]] = []
+    rows: Rows = {}
     for run in runs:
         targets = data.targets_of(run)
         for group in groups_of(targets, data, data.lengths_of(run), head, number):
-            lines += _lines(run, targets.where(group.chosen), group, metrics, len(head))
+            about, values = _values(run, targets.where(group.chosen), group, metrics, len(head))
+            lines += [[*about, name, float(values[name].mean()), *interval_of_users(values[name])] for name in metrics]
+            rows.update({(group.grouping, group.name, name, run.name): values[name] for name in shown})
         logger.info("%s: %d rows", run.name, len(run))
-    shown = [name for name in metrics if name.endswith(f"@{cutoff}")]
     files = [*_draw(request, lines, shown), request.write_csv("groups.csv", COLUMNS, lines)]
+    if len(runs) > 1:
+        pairs = itertools.combinations([run.name for run in runs], 2)
+        files.append(request.write_csv("differences.csv", DIFFERENCES, differences(list(pairs), rows)))
     return Findings(_text(runs, lines, shown), files)
 
 
@@ -127,8 +142,31 @@ def groups_of(
     return [group for group in found if group.chosen.any()]
 
 
-def _lines(run: KeptRows, targets: RankedTargets, group: Group, metrics: list[str], n_items: int) -> list[list[Any]]:
-    """A line of COLUMNS for each metric."""
+def differences(pairs: Sequence[tuple[str, str]], rows: Rows) -> list[list[Any]]:
+    """A line of DIFFERENCES for each group and metric of each pair of runs: the first less the second.
+
+    Args:
+        pairs: names of runs.
+        rows: metrics of every row, indexed by user, by grouping, group, metric and run.
+    """
+    lines = []
+    for first, second in pairs:
+        for grouping, name, metric, run in rows:
+            if run != first or (grouping, name, metric, second) not in rows:
+                continue
+            # rows of a user are averaged first, as everywhere
+            means = [user_means([rows[grouping, name, metric, of].to_frame()]).iloc[:, 0] for of in (first, second)]
+            values = paired_differences(*means)
+            interval = bootstrap_interval(values)
+            ends = [None, None] if interval is None else [interval.low, interval.high]
+            lines.append([first, second, grouping, name, len(values), metric, float(values.mean()), *ends])
+    return lines
+
+
+def _values(
+    run: KeptRows, targets: RankedTargets, group: Group, metrics: list[str], n_items: int
+) -> tuple[list[Any], dict[str, pd.Series]]:
+    """What a line says before its metric, and each metric of every row, indexed by user."""
     names = list(dict.fromkeys(name.partition("@")[0] for name in metrics))
     cutoffs = sorted({int(name.partition("@")[2]) for name in metrics})
     ranking, rows = targets.ranking(max(cutoffs), n_items, run.label_repeats)
@@ -136,7 +174,6 @@ def _lines(run: KeptRows, targets: RankedTargets, group: Group, metrics: list[st
     index = pd.Index(rows, name="row") if run.users is None else pd.Index(run.users[rows], name="user")
     about = [run.name, run.record.model, run.record.seed, group.grouping, group.name, *group.bounds, group.items]
     about += [len(rows), index.nunique()]
-    lines = []
     for name in metrics:
         value = float(values[name].mean())
         if group.grouping == ALL and abs(value - run.metrics[name]) > 1e-9:
@@ -144,8 +181,7 @@ def _lines(run: KeptRows, targets: RankedTargets, group: Group, metrics: list[st
                 f"{run.record.per_user}: its ranks give a {name} of {value:.6f}, its column {name} "
                 f"{run.metrics[name]:.6f}; repeat the test with save_per_user: parquet"
             )
-        lines.append([*about, name, value, *interval_of_users(pd.Series(values[name], index))])
-    return lines
+    return about, {name: pd.Series(values[name], index) for name in metrics}
 
 
 def _text(runs: list[KeptRows], lines: list[list[Any]], shown: list[str]) -> str:

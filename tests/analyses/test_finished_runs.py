@@ -14,6 +14,7 @@ import pytest
 
 from recbole_diffusion import quick_start
 from recbole_diffusion.analyses.finished_run import FinishedRun, open_run
+from recbole_diffusion.analyses.groups import differences
 from recbole_diffusion.analyses.ranking_time import _timed
 from recbole_diffusion.analyses.request import Request
 from recbole_diffusion.analyses.reverse_steps import chain_keys, default_grid
@@ -199,7 +200,7 @@ def test_groups(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     out = tmp_path / "out"
     folders = f"{shlex.quote(str(runs['DiffuRec'].folder))} plain={runs['SASRecCE'].folder}"
     analyse("groups", out, f"--runs={folders}", "--cutoff=10", "--length_groups=3")
-    assert written(out) == ["groups.csv", "groups.png", "groups.svg"]
+    assert written(out) == ["differences.csv", "groups.csv", "groups.png", "groups.svg"]
     table = pd.read_csv(out / "groups.csv")
     assert set(table["run"]) == {runs["DiffuRec"].folder.name, "plain"}
     plain = table[(table["run"] == "plain") & (table["metric"] == "hit@10")]
@@ -214,8 +215,24 @@ def test_groups(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert items["items"].to_dict() == {"head": 8, "long tail": 32}
     assert items.loc["head", "least"] >= items.loc["long tail", "most"]
     check_lengths(runs, plain)
+    pairs = pd.read_csv(out / "differences.csv")
+    assert len(pairs) == 6 * 2 and set(pairs["second"]) == {"plain"}
+    value = table.set_index(["run", "grouping", "group", "metric"])["value"]
+    for line in pairs.to_dict("records"):
+        own, other = (value[run, line["grouping"], line["group"], line["metric"]] for run in (line["first"], "plain"))
+        assert line["difference"] == pytest.approx(own - other)
+        assert line["low"] <= line["difference"] <= line["high"]
     printed = capsys.readouterr().out
     assert "item frequency: head" in printed and "HR@10 plain" in printed
+
+
+def test_differences_of_groups_are_of_users() -> None:
+    # by hand: user a has two rows; means over users are (0.5 + 1) / 2 and (0 + 0.5) / 2, in another order of rows
+    first = pd.Series([0.0, 1.0, 1.0], index=pd.Index(["a", "a", "b"], name="user"))
+    second = pd.Series([0.5, 0.0, 0.0], index=pd.Index(["b", "a", "a"], name="user"))
+    rows = {("all", "all", "hit@1", "one"): first, ("all", "all", "hit@1", "two"): second}
+    (line,) = differences([("one", "two"), ("one", "three")], rows)
+    assert line[:7] == ["one", "two", "all", "all", 2, "hit@1", 0.5]
 
 
 def check_lengths(runs: Runs, lines: pd.DataFrame) -> None:
