@@ -50,7 +50,7 @@ def route(
     iterations: int = ITERATIONS,
     valid: Tensor | None = None,
 ) -> Interests:
-    """Agree on interests.
+    """Agree on interests, in float32 under autocast too: half precision has no 1e-9 and `squash` no gradient without.
 
     Args:
         votes: (B, K, L, D), or (B, 1, L, D) where all interests get the same votes.
@@ -60,8 +60,23 @@ def route(
         iterations: rounds.
         valid: (B, K) interests that take part; None for all.
     """
+    kind = votes.device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return _routed(votes.float(), logits, lengths, softmax, iterations, valid)
+    with torch.autocast(kind, enabled=False):
+        return _routed(votes.float(), logits.float(), lengths, softmax, iterations, valid)
+
+
+def _routed(
+    votes: Tensor,
+    logits: Tensor,
+    lengths: Tensor,
+    softmax: RoutingSoftmax,
+    iterations: int,
+    valid: Tensor | None,
+) -> Interests:
+    """The rounds of `route`."""
     width = votes.shape[2]
-    votes = votes.float()
     padding = ~real_items(lengths, logits.shape[2])[:, None]  # (B, 1, S)
     # over items: what padding weighs never changes, as its votes are zero; one column stands for all of it
     pad_mass = torch.logsumexp(logits.masked_fill(~padding, -math.inf), dim=2, keepdim=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recbole_diffusion.diffusion.noise import RowNoise
 from recbole_diffusion.interests.multi_interest import real_items
-from recbole_diffusion.interests.routing import DynamicRouting, SharedRouting, squash
+from recbole_diffusion.interests.routing import DynamicRouting, SharedRouting, route, squash
 
 B, K, L, D = 3, 4, 7, 6
 LENGTHS = torch.tensor([7, 3, 1])
@@ -210,6 +210,23 @@ def test_finite_in_bf16_and_at_zero(shared: bool, softmax: Softmax) -> None:
     interests.vectors.float().sum().backward()
     assert items.grad is not None
     assert torch.isfinite(items.grad).all()
+
+
+def test_half_precision_rounds_the_votes_alone() -> None:
+    """Small items, as at the start: squash's 1e-9 is 0 in fp16, and the gradient was not a number."""
+    votes = (1e-3 * torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(1))).half()
+    logits, lengths = torch.zeros(3, 2, 5), torch.tensor([5, 1, 3])
+    gradients = []
+    for enabled in (True, False):
+        own = votes.clone().float().requires_grad_()
+        with torch.autocast("cpu", torch.float16, enabled=enabled):
+            vectors = route(own, logits, lengths, softmax="interest").vectors
+        assert vectors.dtype == torch.float32
+        vectors.sum().backward()
+        gradients.append(own.grad)
+    assert gradients[0] is not None and gradients[1] is not None
+    assert torch.isfinite(gradients[0]).all() and gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("softmax", BOTH)
