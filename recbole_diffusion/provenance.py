@@ -81,13 +81,14 @@ def data_fingerprint(folder: Path, dataset: Any) -> dict[str, Any]:
 def check_same_data(
     stored: Mapping[str, Any] | None, present: Mapping[str, Any] | None, path: Path, *, same_files: bool
 ) -> None:
-    """Refuse data on which a checkpoint's internal ids would mean other users or items.
+    """Refuse data on which a checkpoint's internal ids would mean other users or items, or that split otherwise.
 
     Args:
         stored: the fingerprint in the checkpoint; None leaves the data unchecked.
         present: the fingerprint of the data at hand.
         path: the checkpoint, for the message.
-        same_files: whether the interactions themselves must be the same, too.
+        same_files: whether the interactions (`.inter`) themselves must be the same, too: wherever a run trains on or its
+            validation and test rows are ranked. Other files may differ, such as items with categories.
 
     Raises:
         UserError: the data differ.
@@ -104,7 +105,8 @@ def check_same_data(
     interactions = [name for name in changed if name.endswith(".inter")]
     if same_files and interactions:
         raise UserError(
-            f"{path} was trained on another {interactions[0]}; give its own data with data_path, or start a new run"
+            f"{path} was trained on another {interactions[0]}; give its own data with data_path, or start a new run "
+            "on these: their test rows may be its training rows"
         )
 
 

@@ -192,11 +192,22 @@ def _resumed_config(
         key for key in overrides if key in stored and key not in RESUMABLE_KEYS and overrides[key] != stored[key]
     ]
     if refused:
-        raise UserError(
-            f"'{refused[0]}' cannot change in a resumed run (it has {stored[refused[0]]!r}); "
-            f"only {', '.join(RESUMABLE_KEYS)} can, or start a new run"
-        )
-    return RunConfig(stored["model"], stored["dataset"], (), overrides.over(_run_keys(stored), str(folder.config)))
+        raise _cannot_change(refused[0], stored[refused[0]])
+    settings = RunConfig(stored["model"], stored["dataset"], (), overrides.over(_run_keys(stored), str(folder.config)))
+    unset = [key for key in overrides if key not in stored and key not in RESUMABLE_KEYS]
+    if unset:  # keys without a default, or of a later version than the run's
+        own = RunConfig(stored["model"], stored["dataset"], (), Overrides().over(_run_keys(stored), str(folder.config)))
+        for key in unset:
+            if settings[key] != own[key]:
+                raise _cannot_change(key, own[key])
+    return settings
+
+
+def _cannot_change(key: str, value: Any) -> UserError:
+    return UserError(
+        f"'{key}' cannot change in a resumed run (it has {value!r}); "
+        f"only {', '.join(RESUMABLE_KEYS)} can, or start a new run"
+    )
 
 
 def _execute(

@@ -143,6 +143,9 @@ class TrainingSession:
         if resume:
             if not self.trainer.resume():
                 logger.info("the run was cut before its first epoch ended; it starts again")
+        if self.trainer.goes_on:  # before config.yaml says so: what was finished is not any more
+            self.folder.remove_result()
+        if resume:
             self.folder.write_config(self.config.to_plain() if written_config is None else written_config)
         if self.config["reverse_steps"] == "auto":  # a choice of earlier weights, or of the run that is repeated, goes
             check_validation_rows(self.valid_data)
@@ -192,12 +195,13 @@ class TrainingSession:
         """Take a checkpoint's weights instead of training; nothing is ranked yet.
 
         Raises:
-            UserError: the checkpoint is of other data or another model.
+            UserError: the checkpoint is of other data, other interactions of the same users and items among them, or of
+                another model.
         """
         self.checkpoint = checkpoint
         self.trainer.eval_collector.data_collect(self.train_data)
         stored = read_checkpoint(checkpoint)
-        check_same_data(stored.facts.get("data"), self.fingerprint, checkpoint, same_files=False)
+        check_same_data(stored.facts.get("data"), self.fingerprint, checkpoint, same_files=True)
         load_model(self.trainer.model, stored, checkpoint)
 
     def use(self, checkpoint: Path) -> None:

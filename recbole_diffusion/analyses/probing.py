@@ -173,7 +173,7 @@ def item_embeddings(folder: Path, weight: str, n_items: int, fingerprint: dict[s
     """
     path = RunFolder.open(folder).best
     stored = read_checkpoint(path)
-    check_same_data(stored.facts.get("data"), fingerprint, path, same_files=False)
+    check_same_data(stored.facts.get("data"), fingerprint, path, same_files=True)
     weights = stored.part("model")
     if weight not in weights or weights[weight].dim() != 2 or len(weights[weight]) not in (n_items, n_items + 1):
         fit = [name for name, value in weights.items() if value.dim() == 2 and len(value) in (n_items, n_items + 1)]

@@ -140,6 +140,14 @@ class RunFolder:
         for file in self.path.rglob(".*.tmp") if self.writes else ():
             file.unlink(missing_ok=True)
 
+    def remove_result(self) -> None:
+        """Remove the result of a run that trains on, and the rows of its test: they will be of earlier weights.
+
+        `per_user/valid.parquet` stays: it is of the best epoch, which may stay the best.
+        """
+        for file in (self.result, self.per_user("test")) if self.writes else ():
+            file.unlink(missing_ok=True)  # the result first: without it the run is not finished, whatever else is there
+
     def discard_unless_trained(self) -> None:
         """Remove the folder of a run that ended before it had anything to keep; the output folder too if empty."""
         if not self.writes or self.last.exists() or self.best.exists():

@@ -32,6 +32,7 @@ from recbole_diffusion.evaluation.collector import RankCollector
 from recbole_diffusion.models.base import DiffusionRecommender, VectorRecommender
 from recbole_diffusion.models.item_table import ItemTable
 from recbole_diffusion.provenance import check_same_data, package_versions
+from recbole_diffusion.training.changed_attributes import TENSOR_PARTS, ChangedAttributes
 from recbole_diffusion.training.checkpoint import (
     Checkpoint,
     load_model,
@@ -104,6 +105,7 @@ class _Run(RankingTrainer):
         with without_recbole_loggers():
             super().__init__(config, model)
         self.item_tensor: Any = None
+        self.changed = ChangedAttributes(model)
         if sum(isinstance(value, torch.optim.Optimizer) for value in vars(self).values()) > 1:
             raise UserError(OWN_PROCEDURE.format(type(self).__name__.removeprefix("Run")))
         self.folder = folder
@@ -182,9 +184,11 @@ class _Run(RankingTrainer):
             return
         optimizer_tensors, optimizer_facts = pack_optimizer(self.optimizer)
         random_tensors, random_facts = pack_random_state(self._generators(), self.device)
-        tensors = {**model_tensors(self.model), **optimizer_tensors, **random_tensors}
+        changed_tensors, changed_numbers = self.changed.pack()
+        tensors = {**model_tensors(self.model), **optimizer_tensors, **random_tensors, **changed_tensors}
         facts = self._facts(epoch)
         facts.update(
+            attributes=changed_numbers,
             cur_step=self.cur_step,
             stopped=self.stopped,
             seconds=self.seconds,
@@ -214,6 +218,8 @@ class _Run(RankingTrainer):
         facts = checkpoint.facts
         check_same_data(facts.get("data"), self.fingerprint, self.folder.last, same_files=True)
         load_model(self.model, checkpoint, self.folder.last)
+        numbers = facts.get("attributes", {})  # runs of older versions have none
+        self.changed.unpack({part: checkpoint.part(part) for part in TENSOR_PARTS}, numbers)
         unpack_optimizer(self.optimizer, checkpoint.part("optimizer"), facts["optimizer"])
         if self.lr_scheduler is not None and facts["scheduler"] is not None:
             self.lr_scheduler.load_state_dict(facts["scheduler"])
@@ -234,6 +240,11 @@ class _Run(RankingTrainer):
             self._save_best(facts["epoch"])  # the run was cut between its two checkpoints; these are the best weights
         logger.info("resumed from %s after epoch %d", self.folder.last, self.start_epoch)
         return True
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an epoch is left to train; all of several workers ask together."""
+        return self.start_epoch < self.epochs and not (self.stopped or self._late())
 
     def load_best(self) -> None:
         """Put the best weights into the model."""
