@@ -140,9 +140,7 @@ def test_another_sweeps_folder_is_refused(undisturbed: Any, change: dict[str, An
     assert message in str(caught.value)
 
 
-def test_the_whole_command_again_resumes(
-    undisturbed: Any, small_data: Path, tmp_path: Path
-) -> None:
+def test_the_whole_command_again_resumes(undisturbed: Any, small_data: Path, tmp_path: Path) -> None:
     """What is compared is what the layers come to: files, what the space fixes, what is given over them."""
     lower = tmp_path / "lower.yaml"
     lower.write_text("epochs: 50\nstopping_step: 3\nuse_gpu: True\nnum_threads: ~\n", encoding="utf-8")
@@ -212,7 +210,7 @@ def test_other_data_are_refused(undisturbed: Any, tmp_path: Path) -> None:
             {},
             "unknown key 'lerning_rate' (search space); did you mean 'learning_rate'?",
         ),
-        ({"hidden_size": {"quniform": [16, 64, 16]}}, {}, "hidden_size must be an integer"),
+        ({"eval_batch_size": {"quniform": [16, 64, 16]}}, {}, "eval_batch_size must be an integer"),
         ({"num_steps": {"choice": [4, 8]}}, {}, "key 'num_steps' (search space) is read by DMI, DiffuRec"),
         ({"learning_rate": {"uniform": [-1, 1]}}, {}, "learning_rate must be"),
         (
