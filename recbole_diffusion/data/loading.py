@@ -26,6 +26,7 @@ from recbole.data.transform import construct_transform
 from recbole.data.utils import create_samplers, data_preparation
 from recbole.utils import ModelType
 
+from recbole_diffusion.data.evaluation_candidates import keep_candidates
 from recbole_diffusion.data.histories import history_spans
 from recbole_diffusion.data.history_dataset import HistoryDataset
 from recbole_diffusion.data.protocols import last_row_per_user, one_row_per_user
@@ -244,7 +245,7 @@ def prepare_loaders(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
     if not (isinstance(dataset, HistoryDataset) and dataset.keeps_histories):
         if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             _refuse_keys_of_histories(config, dataset)
-        return data_preparation(config, dataset)
+        return _with_kept_candidates(config, *data_preparation(config, dataset))
     train, valid, test = built = dataset.build()
     modes = [config["eval_args"]["mode"][phase] for phase in ("valid", "test")]
     samplers: tuple[Any, ...] = (None, None, None)
@@ -257,7 +258,15 @@ def prepare_loaders(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
         else:  # RecBole joins batches of single users, so they must be equally wide
             part.inter_feat = part.inter_feat.part(part.inter_feat.rows, fixed_width=True)
             loaders.append(NegSampleEvalDataLoader(config, part, sampler, shuffle=False))
-    return loaders[0], loaders[1], loaders[2]
+    return _with_kept_candidates(config, loaders[0], loaders[1], loaders[2])
+
+
+def _with_kept_candidates(config: Any, train: Any, valid: Any, test: Any) -> tuple[Any, Any, Any]:
+    """The loaders; where evaluation is sampled, their candidates are the same every time."""
+    for split, loader in (("valid", valid), ("test", test)):
+        if isinstance(loader, NegSampleEvalDataLoader):
+            keep_candidates(loader, config["eval_seed"], split)
+    return train, valid, test
 
 
 def _refuse_keys_of_histories(config: Any, dataset: Any) -> None:

@@ -76,8 +76,14 @@ class Domain:
         return self.kind in LISTED
 
     def ends(self) -> tuple[Any, ...]:
-        """The values that a check tries: all that are listed, else both ends."""
-        return self.values if self.finite else self.values[:2]
+        """The values that a check tries, as a trial would get them: all that are listed, else both ends.
+
+        Ends of what draws fractions are fractions, even where a file writes `[16, 64]`: a key that takes integers alone
+        refuses every draw.
+        """
+        if self.finite:
+            return self.values
+        return self.values[:2] if "int" in self.kind else tuple(map(float, self.values[:2]))
 
     def plain(self) -> dict[str, list[Any]]:
         """As in a search space file."""

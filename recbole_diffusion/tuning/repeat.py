@@ -78,9 +78,7 @@ def repeat(
     """
     path = Path(file)
     facts = read_json(path / "tune_result.json" if path.is_dir() else path)
-    if "best" not in facts:
-        raise UserError(f"{path} is no tune_result.json")
-    best = facts["best"]
+    best = _best_of(facts, path)
     values = {**best["config"], "show_progress": show_progress, "loggers": [], "log_wandb": False}
     if data_path is not None:
         values["data_path"] = str(data_path)
@@ -100,6 +98,28 @@ def repeat(
         same_test=result.test_result == best["test_result"],
         versions=versions,
     )
+
+
+def _best_of(facts: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """What a tune_result.json says of the best trial.
+
+    Raises:
+        UserError: the file is another one.
+    """
+    best = facts.get("best")
+    parts: list[tuple[str, Any, tuple[str, ...]]] = [
+        ("", facts, ("model", "dataset", "data", "versions", "best")),
+        ("best", best, ("config", "schedule", "weights_sha256", "valid_result", "test_result")),
+        ("best.config", best.get("config") if isinstance(best, Mapping) else None, ("model", "dataset")),
+    ]
+    for name, part, keys in parts:
+        if not isinstance(part, Mapping):
+            raise UserError(f"{path} is no tune_result.json: its {name} is {part!r}, not an object")
+        for key in keys:
+            if key not in part:
+                raise UserError(f"{path} is no tune_result.json: it has no {f'{name}.{key}'.lstrip('.')}")
+    assert isinstance(best, Mapping)
+    return best
 
 
 def _config(values: Mapping[str, Any], changed: Mapping[str, Any], origin: str) -> RunConfig:

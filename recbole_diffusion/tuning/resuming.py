@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_diffusion.command_options import messages
-from recbole_diffusion.config_files import given_layers
+from recbole_diffusion.config_files import Layer, given_layers
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.ray_session import search_path
 from recbole_diffusion.tuning import search_space
@@ -18,6 +18,7 @@ from recbole_diffusion.tuning.placement import check_resources
 from recbole_diffusion.tuning.preparation import prepare_data
 from recbole_diffusion.tuning.request import Request
 from recbole_diffusion.tuning.running import ray_of, run_trials
+from recbole_diffusion.tuning.search_space import SearchSpace
 from recbole_diffusion.tuning.sweep_folder import SweepFolder
 from recbole_diffusion.tuning.trial import TrialPlan
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Keys of a run that say where it runs and what it shows; a resumed sweep may have others.
 _OF_PLACE = ("data_path", "cache_dir", "cache", "show_progress")
+# Model and dataset are compared as such, and Ray gives each trial its GPU.
+_NOT_COMPARED = ("model", "dataset", "gpu_id")
 
 
 def resumed(folder: SweepFolder, asked: Request, given_options: Mapping[str, Any]) -> SweepResult:
@@ -61,19 +64,7 @@ def resumed(folder: SweepFolder, asked: Request, given_options: Mapping[str, Any
             raise UserError(
                 f"{here} with {name} {facts['options'][name]!r}, not {value!r}; start a new sweep to change it"
             )
-    given = dict(facts["given"])
-    for layer in given_layers(asked.config_files, asked.overrides):
-        for key, value in layer.values.items():
-            if key in _OF_PLACE:
-                given[key] = os.path.abspath(value) if key in ("data_path", "cache_dir") else value
-            elif (
-                key not in ("model", "dataset")
-                and given.get(key, value if key in stored_space.domains else None) != value
-            ):
-                raise UserError(
-                    f"{here} with {key} {given.get(key)!r}, not {value!r} ({layer.origins[key]}); a resumed sweep "
-                    "keeps its configuration"
-                )
+    given = _agreed(here, facts, stored_space, options, asked)
     if folder.result.is_file():
         logger.info("the sweep is finished")
         return SweepResult.read(folder)
@@ -93,6 +84,45 @@ def resumed(folder: SweepFolder, asked: Request, given_options: Mapping[str, Any
             check_resources(ray, options.cpus_per_trial, facts["gpus"], asked.address)
             logger.info("going on with %s", folder.path)
             return run_trials(ray, folder, facts, plan, stored_space, options, asked, restore=folder.started)
+
+
+def _agreed(
+    here: str, facts: Mapping[str, Any], space: SearchSpace, options: SweepOptions, asked: Request
+) -> dict[str, Any]:
+    """The sweep's keys, with the places that are given now.
+
+    The same layers lie over each other as when the sweep began, and only what comes out is compared: files, the keys
+    that the search space fixes, what is given over them.
+
+    Raises:
+        UserError: a key is given that the sweep has otherwise, or draws.
+    """
+    given = dict(facts["given"])
+    *files, over = given_layers(asked.config_files, asked.overrides)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in (*files, Layer(space.fixed, dict.fromkeys(space.fixed, "search space")), over):
+        values.update(layer.values)
+        origins.update(layer.origins)
+    for key, value in values.items():
+        if key in _OF_PLACE:
+            if value is not None:
+                given[key] = os.path.abspath(value) if key in ("data_path", "cache_dir") else value
+        elif key == "use_gpu":  # else the sweep has the GPUs that the machine had on which it began
+            if value is False and facts["gpus"] > 0 and options.gpus_per_trial is None:
+                raise UserError(
+                    f"{here} with {facts['gpus']} GPUs a trial, not {key} False ({origins[key]}); start a new sweep"
+                )
+        elif key in space.domains and key in over.values:
+            raise UserError(f"{here} that draws {key}, which is given ({origins[key]}); leave it out")
+        elif key not in _NOT_COMPARED and not (key == "num_threads" and value is None):
+            has = given.get(key, value if key in space.domains else None)
+            if has != value:
+                raise UserError(
+                    f"{here} with {key} {has!r}, not {value!r} ({origins[key]}); a resumed sweep keeps its "
+                    "configuration"
+                )
+    return given
 
 
 def _difference(stored: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from recbole.evaluator import Collector, Evaluator
 from recbole.utils import init_seed
+from safetensors.torch import load_file
 
 from recbole_diffusion.config import RunConfig
 from recbole_diffusion.data.loading import prepare_loaders
@@ -21,6 +22,7 @@ from recbole_diffusion.data.reading import checked_dataset
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.per_user import write_per_user
 from recbole_diffusion.quick_start import evaluate, run
+from recbole_diffusion.training.checkpoint import LAST_FILE
 from recbole_diffusion.training.run_folder import RunFolder
 from recbole_diffusion.training.trainer import trainer_class
 
@@ -186,6 +188,59 @@ def test_sampled_candidates_are_ranked_among_themselves(small_data: Path, tmp_pa
     expected = dict(Evaluator(trainer.config).evaluate(collector.get_data_struct()))
     init_seed(1, True)
     assert trainer.evaluate(test, load_best_model=False) == pytest.approx(expected, abs=1e-6)
+
+
+SAMPLED = {"eval_args": {"mode": {"valid": "uni10", "test": "uni10"}}}
+
+
+@pytest.mark.parametrize("model", ["BPR", "SASRec"])
+def test_a_checkpoint_has_one_result_against_sampled_candidates(model: str, small_data: Path, tmp_path: Path) -> None:
+    """Each candidate's rank would differ for others, so equal metrics of 8 places are equal candidates."""
+    keys = {**SMALL, **MODELS[model], **SAMPLED, "epochs": 2}
+    result = run(model, "small", keys, data_path=small_data, output=tmp_path)
+    for other in ({}, {"eval_batch_size": 400}):
+        again = evaluate(result.folder, other, output=tmp_path)
+        assert (again.valid_result, again.test_result) == (result.valid_result, result.test_result)
+
+
+@pytest.mark.parametrize("mode", ["uni10", "pop10"])
+@pytest.mark.parametrize("model", ["BPR", "DiffuRec"])
+def test_candidates_belong_to_seed_split_and_user(model: str, mode: str, small_data: Path, tmp_path: Path) -> None:
+    def drawn(batches: Any) -> list[tuple[int, list[int]]]:
+        found = []
+        for batch in batches:
+            for row in range(int(batch[1].max()) + 1):
+                lines = batch[0][batch[1] == row]
+                found.append((int(lines["user_id"][0]), lines["item_id"].tolist()))
+        return found
+
+    keys = {"eval_args": {"mode": {"valid": mode, "test": mode}}}
+    _, valid, test = prepared(model, small_data, tmp_path, **keys)
+    first = drawn(test)
+    state = np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert drawn(test) == first
+    assert np.random.get_state()[1].tolist() == state  # noqa: NPY002
+    users = {user: items[-10:] for user, items in first}
+    assert len({tuple(items) for items in users.values()}) > len(users) / 2
+    assert any(items[-10:] != users[user] for user, items in drawn(valid) if user in users)
+    _, _, bigger = prepared(model, small_data, tmp_path, eval_batch_size=400, **keys)
+    assert drawn(bigger) == first
+    _, _, other = prepared(model, small_data, tmp_path, eval_seed=7, **keys)
+    assert drawn(other) != first
+    _, _, fresh = prepared(model, small_data, tmp_path, eval_seed=None, **keys)
+    assert drawn(fresh) != drawn(fresh)
+
+
+def test_sampled_evaluation_leaves_training_alone(small_data: Path, tmp_path: Path) -> None:
+    """BPR draws its negatives from NumPy's global state."""
+    weights = []
+    for mode in ({}, SAMPLED):
+        keys = {**SMALL, **MODELS["BPR"], **mode, "epochs": 3}
+        result = run("BPR", "small", keys, data_path=small_data, output=tmp_path)
+        last = load_file(result.folder / "last" / LAST_FILE)
+        weights.append({name: value for name, value in last.items() if name.startswith("model")})
+    assert weights[0].keys() == weights[1].keys() and weights[0]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 # rows kept ----------------------------------------------------------------------------------------------------------

@@ -178,6 +178,13 @@ def test_a_value_that_only_another_key_allows_is_no_mistake() -> None:
         read({"a": {"choice": [1, 2]}, "c": {"choice": [1, 9]}}).check(refused)
 
 
+@pytest.mark.parametrize("domain", [Domain("quniform", (16, 64, 16)), Domain("uniform", (1, 3))])
+def test_ends_are_checked_as_they_are_drawn(domain: Domain) -> None:
+    """A key that takes integers refuses 64.0, which is what every trial would get."""
+    assert [type(end) for end in domain.ends()] == [float, float]
+    assert [type(end) for end in Domain("qrandint", (16, 64, 16)).ends()] == [int, int]
+
+
 def test_numbers_of_trials() -> None:
     space = read({"a": {"grid": [1, 2]}, "b": {"choice": [1, 2, 3]}})
     assert (space.size(), space.grid_size()) == (6, 2)

@@ -12,6 +12,7 @@ import yaml
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.quick_start import run
+from recbole_diffusion.tuning import search_space
 from recbole_diffusion.tuning.repeat import repeat
 from recbole_diffusion.tuning.sweep import tune
 from recbole_diffusion.tuning.testing import weights_digest
@@ -139,6 +140,58 @@ def test_another_sweeps_folder_is_refused(undisturbed: Any, change: dict[str, An
     assert message in str(caught.value)
 
 
+def test_the_whole_command_again_resumes(undisturbed: Any, small_data: Path, tmp_path: Path) -> None:
+    """What is compared is what the layers come to: files, what the space fixes, what is given over them."""
+    lower = tmp_path / "lower.yaml"
+    lower.write_text("epochs: 50\nstopping_step: 3\nuse_gpu: True\nnum_threads: ~\n", encoding="utf-8")
+    upper = tmp_path / "upper.yaml"
+    upper.write_text("epochs: 20\n", encoding="utf-8")
+    space = {**SPACE, "stopping_step": 10}
+    facts = json.loads((undisturbed.folder / "sweep.json").read_text())
+    facts.update(space=space, space_digest=search_space.read(space).digest())
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    for name in ("tune_result.json", "trials.csv", "trials.parquet"):
+        (folder / name).write_bytes((undisturbed.folder / name).read_bytes())
+    (folder / "sweep.json").write_text(json.dumps(facts))
+    keys = {key: value for key, value in TINY.items() if key != "stopping_step"}
+
+    def again(**given: Any) -> Any:
+        return tune("SASRec", "small", space, {**keys, "gpu_id": 0, **given}, config_files=[lower, upper],
+                    data_path=small_data, resume=folder, num_trials=4)  # fmt: skip
+
+    assert again().test_result == undisturbed.test_result
+    for given, message in (
+        ({"epochs": 50}, r"with epochs 4, not 50 \(configuration dict\)"),
+        ({"stopping_step": 3}, r"with stopping_step 10, not 3 \(configuration dict\)"),
+        ({"learning_rate": 0.01}, r"draws learning_rate, which is given \(configuration dict\)"),
+        ({"num_threads": 2}, r"with num_threads 1, not 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            again(**given)
+    facts["gpus"] = 1.0
+    (folder / "sweep.json").write_text(json.dumps(facts))
+    with pytest.raises(UserError, match=r"with 1.0 GPUs a trial, not use_gpu False"):
+        again(use_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"best": 3}, "its best is 3, not an object"),
+        ({"best": None}, "its best is None, not an object"),
+        ({"best": {"config": []}}, "it has no best.schedule"),
+        ({}, "it has no best"),
+    ],
+)
+def test_another_json_is_not_repeated(content: dict[str, Any], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(json.dumps({"model": "SASRec", "dataset": "small", "data": {}, "versions": {}, **content}))
+    with pytest.raises(UserError, match=f"other.json is no tune_result.json: {message}"):
+        repeat(file, output=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_other_data_are_refused(undisturbed: Any, tmp_path: Path) -> None:
     from tests.conftest import write_interactions
 
@@ -157,6 +210,7 @@ def test_other_data_are_refused(undisturbed: Any, tmp_path: Path) -> None:
             {},
             "unknown key 'lerning_rate' (search space); did you mean 'learning_rate'?",
         ),
+        ({"eval_batch_size": {"quniform": [16, 64, 16]}}, {}, "eval_batch_size must be an integer"),
         ({"num_steps": {"choice": [4, 8]}}, {}, "key 'num_steps' (search space) is read by DMI, DiffuRec"),
         ({"learning_rate": {"uniform": [-1, 1]}}, {}, "learning_rate must be"),
         (
