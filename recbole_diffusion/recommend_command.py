@@ -94,10 +94,13 @@ def _of_words(options: Mapping[str, str], flags: set[str], config: Mapping[str, 
             raise UserError(f"--{key} goes with --histories=FILE, not with --history")
     if "filter_seen" in options and "exclude_seen" in options:
         raise UserError("exclude_seen is the older name of filter_seen; give one of them")
+    if "unknown" in options and "unknown_items" in options:
+        raise UserError("unknown_items is the older name of unknown; give one of them")
+    unknown = "unknown_items" if "unknown_items" in options else "unknown"
     arguments: dict[str, Any] = {
         "k": converted(options, "top_k", whole_number, "a whole number, 1 or more") or 10,
         "filter_seen": converted(options, "filter_seen", truth, "True or False"),
-        "unknown": options.get("unknown", options.get("unknown_items", "skip")),
+        "unknown": options.get(unknown, "skip"),
         **_sampling(options),
         "batch_size": converted(options, "batch_size", whole_number, "a whole number, 1 or more"),
     }
@@ -120,7 +123,7 @@ def _of_words(options: Mapping[str, str], flags: set[str], config: Mapping[str, 
                 raise UserError(f"{name} has no item; it takes {OPTIONS['history']}")
         recommender = Recommender.load(options["checkpoint"], config=config, **_loading(options))
         recommender.check(
-            arguments["k"], arguments["unknown"], arguments["n_samples"], names={"k": "top_k", "unknown": "unknown"}
+            arguments["k"], arguments["unknown"], arguments["n_samples"], names={"k": "top_k", "unknown": unknown}
         )
         found = recommender.recommend(histories, exclude=exclude, **arguments)
         for row, unknown in found.unknown.items():

@@ -90,7 +90,7 @@ def recommend_file(
     n_samples: int = 1,
     diversity: float | None = None,
     seed: int | None = None,
-    unknown: Unknown = "skip",
+    unknown: Unknown | None = None,
     titles: bool = False,
     retrieval: Literal["exact", "faiss"] = "exact",
     stale_index: Literal["rebuild", "refuse"] = "rebuild",
@@ -121,7 +121,7 @@ def recommend_file(
         filter_seen: leave out the items of the history; None does as the run's evaluation.
         exclude: items that nobody is recommended.
         n_samples, diversity, seed: chains of a diffusion model, and how they are merged, as in `Recommender.recommend`.
-        unknown: `skip` leaves out items of histories that the model does not know, `refuse` refuses them.
+        unknown: `skip` leaves out items of histories that the model does not know, `refuse` refuses them; None skips.
         titles: write a column `titles`, too.
         retrieval, stale_index, added_items, own_code: as in `Recommender.load`.
         item_separator: between the items of a history that is text.
@@ -157,9 +157,9 @@ def recommend_file(
     if filter_seen is not None and exclude_seen is not None:
         raise UserError("exclude_seen is the older name of filter_seen; give one of them")
     filter_seen = exclude_seen if filter_seen is None else filter_seen
-    if unknown_items is not None and unknown != "skip":
+    if unknown_items is not None and unknown is not None:
         raise UserError("unknown_items is the older name of unknown; give one of them")
-    named = "unknown" if unknown_items is None else "unknown_items"
+    named, unknown = ("unknown", unknown) if unknown_items is None else ("unknown_items", unknown_items)
     paths = [Path(os.path.abspath(path)) for path in (checkpoint, histories, output)]
     added = None if added_items is None else os.path.abspath(added_items)
     recommender = Recommender.load(
@@ -175,7 +175,9 @@ def recommend_file(
     if recommender.config["eval_seed"] is None and seed is None:
         raise UserError("eval_seed is ~, so lists would not repeat; give a number with --eval_seed")
     sampling = Sampling.of(n_samples, diversity, seed)
-    policy = recommender.check(top_k, unknown_items or unknown, n_samples, names={"k": "top_k", "unknown": named})
+    policy = recommender.check(
+        top_k, "skip" if unknown is None else unknown, n_samples, names={"k": "top_k", "unknown": named}
+    )
     ExcludedItems.of(exclude, 0, recommender.ids, policy)
     if titles and recommender.titles is None:
         raise UserError("titles are asked for, and the run's data have none; leave titles out, or set title_field")

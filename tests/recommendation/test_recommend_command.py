@@ -266,6 +266,10 @@ def test_mistakes_write_nothing(
             ["--checkpoint=c", "--histories=in", "--output=o", "--unknown=refuse", "--unknown_items=drop"],
             "older name of",
         ),
+        (
+            ["--checkpoint=c", "--histories=in", "--output=o", "--unknown=skip", "--unknown_items=error"],
+            "unknown_items is the older name of unknown; give one of them",
+        ),
         (["--checkpoint=c", "--histories=in", "--output=o", "--top_k=x"], "--top_k is 'x'; it must be a whole number"),
         (["--checkpoint=c", "--histories=in", "--output=o", "--exclude_seen=2"], "--exclude_seen is '2'"),
         (["--checkpoint=c", "--histories=in", "--output=o"], "no checkpoint at"),

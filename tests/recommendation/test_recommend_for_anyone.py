@@ -372,6 +372,8 @@ def test_the_command_prints_a_table_or_json(
         (["--history=i1", "--history=zz"], "--history number 2 has no item that the model knows ('zz')"),
         (["--history=i1,zz", "--unknown=refuse"], "has the item 'zz', which the run does not know"),
         (["--history=i1", "--unknown=maybe"], "unknown is 'maybe'; it must be skip or refuse"),
+        (["--history=i1", "--unknown=skip", "--unknown_items=bad"], "older name of unknown; give one of them"),
+        (["--history=i1", "--unknown_items=bad"], "unknown_items is 'bad'; it must be skip or refuse"),
         (["--history=i1,,i2"], "--history is i1,,i2: item 2 is empty"),
         (["--history=['i1']"], "begins like a JSON list and is none"),
         (["--history=[1.5]"], "--history has the item 1.5"),
