@@ -43,7 +43,7 @@ from recbole_diffusion.config_keys import (
 )
 from recbole_diffusion.config_options import model_options, options_layer
 from recbole_diffusion.config_presets import preset_layers
-from recbole_diffusion.config_protocols import settle_protocol
+from recbole_diffusion.config_protocols import over_eval_args, settle_protocol
 from recbole_diffusion.config_values import CHECKS, NotAllowedError, check_like
 from recbole_diffusion.errors import UnknownKeyError, UserError
 from recbole_diffusion.registry import (
@@ -280,7 +280,7 @@ class RunConfig(Config):
 
         values = self.final_config_dict
         # RecBole would fill a partial eval_args with a random split by ratio, whatever the files below say.
-        values["eval_args"] = {**self._defaults["eval_args"], **values["eval_args"]}
+        values["eval_args"] = over_eval_args(self._defaults["eval_args"], values["eval_args"])
         sequential = self.model_class.type == ModelType.SEQUENTIAL
         settle_protocol(
             values, self._defaults, self.external_config_dict, self.origin, sequential=sequential, model=self.model

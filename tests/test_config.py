@@ -183,6 +183,20 @@ def test_a_part_of_eval_args_keeps_the_other_parts() -> None:
     assert config["valid_neg_sample_args"] == {"distribution": "uniform", "sample_num": 100}
 
 
+@pytest.mark.parametrize(
+    ("mode", "both"),
+    [
+        ({"valid": "uni10"}, {"valid": "uni10", "test": "full"}),
+        ({"test": "pop100"}, {"valid": "full", "test": "pop100"}),
+        ("uni10", {"valid": "uni10", "test": "uni10"}),
+    ],
+)
+def test_the_mode_of_one_split_leaves_the_other_splits(mode: Any, both: dict[str, str]) -> None:
+    assert sasrec(eval_args={"mode": mode})["eval_args"]["mode"] == both
+    labels = RunConfig("AutoInt", "small", (), {"eval_args": {"mode": {"valid": "uni10"}}})
+    assert labels["eval_args"]["mode"] == {"valid": "uni10", "test": "labeled"}  # RecBole's file has one word for both
+
+
 def test_columns_follow_renamed_fields_and_files_split_beforehand() -> None:
     renamed = sasrec(USER_ID_FIELD="session", TIME_FIELD="t")
     assert renamed["load_col"] == {"inter": ["session", "item_id", "t"]}
@@ -445,7 +459,7 @@ def test_values_in_their_usual_spellings_pass() -> None:
     assert (config["metrics"], config["topk"]) == (["NDCG"], [10])
     assert (config["user_inter_num_interval"], config["item_inter_num_interval"]) == ("[5,inf)", "[5,100]")
     assert config["scheduler"] is None
-    assert config["eval_args"]["mode"] == {"valid": "pop100", "test": "pop100"}
+    assert config["eval_args"]["mode"] == {"valid": "full", "test": "pop100"}
     assert type(config["seed"]) is int
     assert config["valid_metric_bigger"] is True
     assert RunConfig("AutoInt", "small", (), {"valid_metric": "LogLoss"})["valid_metric_bigger"] is False
