@@ -37,6 +37,7 @@ from recbole_diffusion.config_keys import (
     COMPUTED_KEYS,
     DECISION_TREE_KEYS,
     KEYS_WITHOUT_DEFAULT,
+    KEYS_WITHOUT_EFFECT,
     TRANSFORM_KEYS,
     keys_read_by_model,
     recbole_argument_names,
@@ -266,6 +267,9 @@ class RunConfig(Config):
         for key, only in NO_CACHE.items():
             if values[key] != only:
                 raise self._not_allowed(key, f"{'~' if only is None else only}, a run reads its data anew")
+        for key, instead in KEYS_WITHOUT_EFFECT.items():
+            if self.is_given(key) and values[key] != self._defaults[key]:
+                raise self._not_allowed(key, f"left at {self._defaults[key]!r}, it would change nothing: {instead}")
         losses = ("CE", "BPR")
         if self._defaults.get("loss_type") in losses and values["loss_type"] not in losses:
             raise self._not_allowed("loss_type", " or ".join(losses))

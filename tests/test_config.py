@@ -19,7 +19,13 @@ import yaml
 from recbole_diffusion import config as config_module
 from recbole_diffusion.config import COMMAND_LINE, Overrides, RunConfig, model_options
 from recbole_diffusion.config_files import parse_value, read_yaml
-from recbole_diffusion.config_keys import COMPUTED_KEYS, DECISION_TREE_KEYS, TRANSFORM_KEYS, keys_read_by
+from recbole_diffusion.config_keys import (
+    COMPUTED_KEYS,
+    DECISION_TREE_KEYS,
+    KEYS_WITHOUT_EFFECT,
+    TRANSFORM_KEYS,
+    keys_read_by,
+)
 from recbole_diffusion.config_values import CHECKS
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import OUR_MODEL_NAMES, our_models, properties_directory, recbole_directory
@@ -417,7 +423,7 @@ class Model:
         ("train_neg_sample_args", {"number": 3}), ("clip_grad_norm", 1.0), ("clip_grad_norm", {"max_norm": 0}),
         ("clip_grad_norm", {"norm": 1}), ("load_col", ["user_id"]), ("rm_dup_inter", "middle"), ("transform", "crop"),
         ("n_layers", "x"), ("n_layers", True), ("hidden_act", 3), ("hidden_dropout_prob", "x"), ("data_path", 3),
-        ("save_dataset", True), ("dataloaders_save_path", "x.pth"), ("valid_metric_bigger", False), ("worker", -1),
+        ("checkpoint_dir", "x"), ("loss_decimal_place", 2), ("enable_scaler", True), ("save_dataset", True), ("dataloaders_save_path", "x.pth"), ("valid_metric_bigger", False), ("worker", -1),
     ],
 )  # fmt: skip
 def test_a_wrong_value_names_the_key_the_value_and_its_origin(key: str, value: Any) -> None:
@@ -428,6 +434,14 @@ def test_a_wrong_value_names_the_key_the_value_and_its_origin(key: str, value: A
     assert "\n" not in message
     assert "(configuration dict)" in message
     assert repr(value) in message
+
+
+def test_keys_without_effect_may_have_their_defaults_alone(write: Callable[..., Path]) -> None:
+    defaults = {key: sasrec()[key] for key in KEYS_WITHOUT_EFFECT}
+    assert {key: sasrec(**defaults)[key] for key in KEYS_WITHOUT_EFFECT} == defaults
+    path = write("epochs: 3\nenable_scaler: True\n")
+    with pytest.raises(UserError, match=rf"left at False, .*: precision: .*, got True \({path}:2\)"):
+        RunConfig("SASRec", "small", [path])
 
 
 def test_an_error_about_a_file_has_its_line(write: Callable[..., Path]) -> None:
