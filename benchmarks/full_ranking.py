@@ -196,11 +196,11 @@ def make_trainer(options: argparse.Namespace, task: Task, folder: Path) -> Any:
         "use_gpu": options.device.startswith("cuda"),
         "eval_batch_size": options.batch_size,
         "rank_memory": options.rank_memory,
-        "checkpoint_dir": str(folder),
         "show_progress": False,
         "save_per_user": "parquet" if options.side == "ranks" else None,
     }
     config = RunConfig(Vectors if ours else Scores, "full_ranking", (), keys)
+    config["checkpoint_dir"] = str(folder)
     model = (Vectors if ours else Scores)(config, _Items(len(task.items))).to(config["device"])
     if options.side == "recbole":
         with without_recbole_loggers():

@@ -126,11 +126,11 @@ def make_trainer(options: argparse.Namespace, model_name: str, items: int, keys:
         "train_batch_size": options.batch_size,
         "use_gpu": False,
         "show_progress": False,
-        "checkpoint_dir": str(folder),
     }
     if model_name == "SASRecCE":
         given["train_positions"] = "last"  # a target a row, as the others have
     config = RunConfig(model_name, "large_catalogue", (), given)
+    config["checkpoint_dir"] = str(folder)
     if config["reuse_memory"]:  # as a run does
         reuse_freed_memory()
     torch.manual_seed(options.seed)

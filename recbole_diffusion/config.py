@@ -37,13 +37,14 @@ from recbole_diffusion.config_keys import (
     COMPUTED_KEYS,
     DECISION_TREE_KEYS,
     KEYS_WITHOUT_DEFAULT,
+    KEYS_WITHOUT_EFFECT,
     TRANSFORM_KEYS,
     keys_read_by_model,
     recbole_argument_names,
 )
 from recbole_diffusion.config_options import model_options, options_layer
 from recbole_diffusion.config_presets import preset_layers
-from recbole_diffusion.config_protocols import settle_protocol
+from recbole_diffusion.config_protocols import over_eval_args, settle_protocol
 from recbole_diffusion.config_values import CHECKS, NotAllowedError, check_like
 from recbole_diffusion.errors import UnknownKeyError, UserError
 from recbole_diffusion.registry import (
@@ -266,6 +267,9 @@ class RunConfig(Config):
         for key, only in NO_CACHE.items():
             if values[key] != only:
                 raise self._not_allowed(key, f"{'~' if only is None else only}, a run reads its data anew")
+        for key, instead in KEYS_WITHOUT_EFFECT.items():
+            if self.is_given(key) and values[key] != self._defaults[key]:
+                raise self._not_allowed(key, f"left at {self._defaults[key]!r}, it would change nothing: {instead}")
         losses = ("CE", "BPR")
         if self._defaults.get("loss_type") in losses and values["loss_type"] not in losses:
             raise self._not_allowed("loss_type", " or ".join(losses))
@@ -280,7 +284,7 @@ class RunConfig(Config):
 
         values = self.final_config_dict
         # RecBole would fill a partial eval_args with a random split by ratio, whatever the files below say.
-        values["eval_args"] = {**self._defaults["eval_args"], **values["eval_args"]}
+        values["eval_args"] = over_eval_args(self._defaults["eval_args"], values["eval_args"])
         sequential = self.model_class.type == ModelType.SEQUENTIAL
         settle_protocol(
             values, self._defaults, self.external_config_dict, self.origin, sequential=sequential, model=self.model

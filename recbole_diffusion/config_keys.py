@@ -61,6 +61,13 @@ COMPUTED_KEYS: dict[str, str] = {
     "REORDER_ITEM_SEQ": "the transform sets it",
 }
 
+# Keys of RecBole that nothing here reads, and what does what they seem to do. RecBole's own files set them.
+KEYS_WITHOUT_EFFECT: dict[str, str] = {
+    "checkpoint_dir": "a run keeps everything in its folder, which --output places",
+    "loss_decimal_place": "the log has four decimals and metrics.csv has them all",
+    "enable_scaler": "precision: fp16 scales the loss, the others need no scaler",
+}
+
 
 def drop_stale_choice(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     """Drop the number of reverse steps that a run chose from its stored keys where the chain is to be another one.

@@ -38,6 +38,19 @@ _ORDERING_KEYS = (
 OF_RECBOLE = ("leave_one_out", "eval_args")
 
 
+def over_eval_args(below: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`eval_args` of which only a part is given, completed from the layers below; so is a `mode` of one split alone.
+
+    RecBole would rank the other split as the one that is given: ``{mode: {valid: uni10}}`` would sample the test too.
+    """
+    merged = {**below, **given}
+    mode, mode_below = merged.get("mode"), below.get("mode")
+    if isinstance(mode, Mapping) and mode_below is not None:
+        both = mode_below if isinstance(mode_below, Mapping) else {"valid": mode_below, "test": mode_below}
+        merged["mode"] = {**both, **mode}
+    return merged
+
+
 def settle_protocol(
     values: dict[str, Any],
     defaults: Mapping[str, Any],

@@ -16,7 +16,7 @@ import torch
 
 from recbole_diffusion.config import Overrides, RunConfig, read_yaml
 from recbole_diffusion.config_keys import LOGGER_KEYS, drop_stale_choice
-from recbole_diffusion.config_protocols import refuse_other_training_rows
+from recbole_diffusion.config_protocols import over_eval_args, refuse_other_training_rows
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.loggers.choice import check_loggers
 from recbole_diffusion.session import RunResult, TrainingSession
@@ -144,7 +144,7 @@ def evaluation_config(
     _default_origin_keys(values, overrides)
     drop_stale_choice(values, overrides)
     if isinstance(overrides.get("eval_args"), Mapping):  # what is not given stays that of the run
-        overrides["eval_args"] = {**values.get("eval_args", {}), **overrides["eval_args"]}
+        overrides["eval_args"] = over_eval_args(values.get("eval_args", {}), overrides["eval_args"])
     settings = RunConfig(values["model"], values["dataset"], (), overrides.over(_run_keys(values), str(path)))
     refuse_other_training_rows(settings, values, path)
     check_loggers(settings)

@@ -19,7 +19,13 @@ import yaml
 from recbole_diffusion import config as config_module
 from recbole_diffusion.config import COMMAND_LINE, Overrides, RunConfig, model_options
 from recbole_diffusion.config_files import parse_value, read_yaml
-from recbole_diffusion.config_keys import COMPUTED_KEYS, DECISION_TREE_KEYS, TRANSFORM_KEYS, keys_read_by
+from recbole_diffusion.config_keys import (
+    COMPUTED_KEYS,
+    DECISION_TREE_KEYS,
+    KEYS_WITHOUT_EFFECT,
+    TRANSFORM_KEYS,
+    keys_read_by,
+)
 from recbole_diffusion.config_values import CHECKS
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import OUR_MODEL_NAMES, our_models, properties_directory, recbole_directory
@@ -181,6 +187,20 @@ def test_a_part_of_eval_args_keeps_the_other_parts() -> None:
     assert config["eval_args"]["split"] == {"LS": "valid_and_test"}
     assert config["eval_args"]["order"] == "TO"
     assert config["valid_neg_sample_args"] == {"distribution": "uniform", "sample_num": 100}
+
+
+@pytest.mark.parametrize(
+    ("mode", "both"),
+    [
+        ({"valid": "uni10"}, {"valid": "uni10", "test": "full"}),
+        ({"test": "pop100"}, {"valid": "full", "test": "pop100"}),
+        ("uni10", {"valid": "uni10", "test": "uni10"}),
+    ],
+)
+def test_the_mode_of_one_split_leaves_the_other_splits(mode: Any, both: dict[str, str]) -> None:
+    assert sasrec(eval_args={"mode": mode})["eval_args"]["mode"] == both
+    labels = RunConfig("AutoInt", "small", (), {"eval_args": {"mode": {"valid": "uni10"}}})
+    assert labels["eval_args"]["mode"] == {"valid": "uni10", "test": "labeled"}  # RecBole's file has one word for both
 
 
 def test_columns_follow_renamed_fields_and_files_split_beforehand() -> None:
@@ -403,7 +423,7 @@ class Model:
         ("train_neg_sample_args", {"number": 3}), ("clip_grad_norm", 1.0), ("clip_grad_norm", {"max_norm": 0}),
         ("clip_grad_norm", {"norm": 1}), ("load_col", ["user_id"]), ("rm_dup_inter", "middle"), ("transform", "crop"),
         ("n_layers", "x"), ("n_layers", True), ("hidden_act", 3), ("hidden_dropout_prob", "x"), ("data_path", 3),
-        ("save_dataset", True), ("dataloaders_save_path", "x.pth"), ("valid_metric_bigger", False), ("worker", -1),
+        ("checkpoint_dir", "x"), ("loss_decimal_place", 2), ("enable_scaler", True), ("save_dataset", True), ("dataloaders_save_path", "x.pth"), ("valid_metric_bigger", False), ("worker", -1),
     ],
 )  # fmt: skip
 def test_a_wrong_value_names_the_key_the_value_and_its_origin(key: str, value: Any) -> None:
@@ -414,6 +434,14 @@ def test_a_wrong_value_names_the_key_the_value_and_its_origin(key: str, value: A
     assert "\n" not in message
     assert "(configuration dict)" in message
     assert repr(value) in message
+
+
+def test_keys_without_effect_may_have_their_defaults_alone(write: Callable[..., Path]) -> None:
+    defaults = {key: sasrec()[key] for key in KEYS_WITHOUT_EFFECT}
+    assert {key: sasrec(**defaults)[key] for key in KEYS_WITHOUT_EFFECT} == defaults
+    path = write("epochs: 3\nenable_scaler: True\n")
+    with pytest.raises(UserError, match=rf"left at False, .*: precision: .*, got True \({path}:2\)"):
+        RunConfig("SASRec", "small", [path])
 
 
 def test_an_error_about_a_file_has_its_line(write: Callable[..., Path]) -> None:
@@ -445,7 +473,7 @@ def test_values_in_their_usual_spellings_pass() -> None:
     assert (config["metrics"], config["topk"]) == (["NDCG"], [10])
     assert (config["user_inter_num_interval"], config["item_inter_num_interval"]) == ("[5,inf)", "[5,100]")
     assert config["scheduler"] is None
-    assert config["eval_args"]["mode"] == {"valid": "pop100", "test": "pop100"}
+    assert config["eval_args"]["mode"] == {"valid": "full", "test": "pop100"}
     assert type(config["seed"]) is int
     assert config["valid_metric_bigger"] is True
     assert RunConfig("AutoInt", "small", (), {"valid_metric": "LogLoss"})["valid_metric_bigger"] is False
