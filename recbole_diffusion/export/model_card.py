@@ -19,7 +19,7 @@ _SAFETENSORS = """\
 from recbole_diffusion import Recommender
 
 recommender = Recommender.load("."{own_code})  # this folder; data are not needed
-items, scores = recommender.recommend([{history}], top_k=10)
+items, scores = recommender.recommend([{history}], k=10)
 print(items[0])
 """
 _PROGRAM = """\
@@ -30,9 +30,10 @@ import numpy as np
 
 tokens = [row["item_id"] for row in csv.DictReader(open("items.csv", encoding="utf-8", newline=""))]
 number = {{token: row for row, token in enumerate(tokens)}}
-history = [number[token] for token in {history}][-{length}:]  # tokens of items, oldest first, the latest {length}
+history = [number[token] for token in {history}]  # tokens of items, oldest first
+latest = history[-{length}:]  # what the model reads
 item_seq = np.zeros((1, {length}), dtype=np.int64)  # 0 after the last item; any number of rows
-item_seq[0, : len(history)] = history
+item_seq[0, : len(latest)] = latest
 {call}  # (1, {vectors}, {dim})
 items = np.load("item_vectors.npy")  # ({count}, {dim}); row 0 is padding
 {scores}
@@ -146,7 +147,7 @@ def _use(exported: Exported, tokens: list[str]) -> str:
         dim=dim,
         count=count,
         scores=_SCORES[exported.score],
-        seen="scores[0, history] = -np.inf\n" if exported.config["filter_seen"] else "",
+        seen="scores[0, history] = -np.inf  # all of it, also what the model does not read\n" if exported.config["filter_seen"] else "",
     )
     return f"```python\n{text}```\n\nA row of zeros, a history without an item, has no vectors: they are NaN."
 

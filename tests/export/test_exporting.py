@@ -153,6 +153,34 @@ def test_onnx_programs(model: str, score: str, trained: Train, tmp_path: Path) -
     check_snippet(made.folder, trained(model, score=score))
 
 
+def test_the_cards_program_leaves_out_all_of_a_history(trained: Train, tmp_path: Path) -> None:
+    run, folder = trained("SASRecCE"), tmp_path / "export"
+    export_model(run.folder, folder, "torchexport", config={"filter_seen": True}, **FEW)
+    recommender = Recommender.load(run.folder, device="cpu", config={"filter_seen": True})
+    read = [f"i{number}" for number in range(1, 7)]  # as many as the model reads
+    best = recommender.recommend([read], 1).items[0][0]
+    history = [best, *read]
+    code = re.sub(r"for token in \[.*?\]\]", f"for token in {json.dumps(history)}]", snippet_of(folder))
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = recommender.recommend([history], 10).items[0]
+    assert best not in expected and done.stdout.strip() == str(expected)
+
+
+def test_the_cards_lines_for_weights(
+    trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = trained("DreamRec"), tmp_path / "export"
+    export_model(run.folder, folder, "safetensors", **FEW)
+    code = snippet_of(folder)
+    history = json.loads(re.search(r"recommend\(\[(\[.*?\])\]", code).group(1))  # type: ignore[union-attr]
+    expected = Recommender.load(run.folder).recommend([history], 10).items[0]
+    capsys.readouterr()
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == str(expected)
+
+
 def test_weights_are_a_run_that_needs_no_data(trained: Train, tmp_path: Path) -> None:
     run, folder = trained("DreamRec"), tmp_path / "export"
     changed = {"reverse_steps": 2, "score": "cosine", "n_eval_samples": 2}
