@@ -87,8 +87,8 @@ def check_same_data(
         stored: the fingerprint in the checkpoint; None leaves the data unchecked.
         present: the fingerprint of the data at hand.
         path: the checkpoint, for the message.
-        same_files: whether the interactions (`.inter`) themselves must be the same, too: wherever a run trains on or its
-            validation and test rows are ranked. Other files may differ, such as items with categories.
+        same_files: whether the interactions (`.inter`) themselves must be the same, too: wherever a run trains on or
+            its validation and test rows are ranked. Other files may differ, such as items with categories.
 
     Raises:
         UserError: the data differ.

@@ -126,11 +126,11 @@ def _of_words(options: Mapping[str, str], flags: set[str], config: Mapping[str, 
             arguments["k"], arguments["unknown"], arguments["n_samples"], names={"k": "top_k", "unknown": unknown}
         )
         found = recommender.recommend(histories, exclude=exclude, **arguments)
-        for row, unknown in found.unknown.items():
-            listed = ", ".join(map(repr, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
+        for row, skipped in found.unknown.items():
+            listed = ", ".join(map(repr, skipped[:10])) + (", ..." if len(skipped) > 10 else "")
             if found.items[row] is None:
                 raise UserError(f"{names[row]} has no item that the model knows ({listed}); nothing can be recommended")
-            logger.info("%s: %d items that the model does not know are skipped: %s", names[row], len(unknown), listed)
+            logger.info("%s: %d items that the model does not know are skipped: %s", names[row], len(skipped), listed)
     return shown_lists.as_json(found) if "json" in flags else shown_lists.as_table(found)
 
 
