@@ -177,7 +177,7 @@ def test_the_cards_lines_for_weights(
     expected = Recommender.load(run.folder).recommend([history], 10).items[0]
     capsys.readouterr()
     monkeypatch.chdir(folder)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, "README.md", "exec"), {})  # noqa: S102
     assert capsys.readouterr().out.strip() == str(expected)
 
 
