@@ -147,7 +147,9 @@ def _use(exported: Exported, tokens: list[str]) -> str:
         dim=dim,
         count=count,
         scores=_SCORES[exported.score],
-        seen="scores[0, history] = -np.inf  # all of it, also what the model does not read\n" if exported.config["filter_seen"] else "",
+        seen="scores[0, history] = -np.inf  # all of it, also what the model does not read\n"
+        if exported.config["filter_seen"]
+        else "",
     )
     return f"```python\n{text}```\n\nA row of zeros, a history without an item, has no vectors: they are NaN."
 
