@@ -18,6 +18,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -27,6 +28,7 @@ from torch.nn import functional
 
 from recbole_diffusion.config import model_options
 from recbole_diffusion.diffusion.noise import GlobalNoise, NoiseSource, RowNoise
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.linear import linear
 from recbole_diffusion.losses.objective import RankingObjective
 from recbole_diffusion.models.item_table import ItemTable, item_table
@@ -38,6 +40,7 @@ EVALUATION_ROW = "evaluation_row"
 Score = Literal["dot", "neg_sq_dist", "cosine"]
 _HASH_MULTIPLIER = 6364136223846793005  # Knuth's MMIX linear congruential multiplier
 _CHAIN_STRIDE = 1_000_003
+LARGEST_SEED = 2**63 - 1
 
 
 def relevance(user_vectors: Tensor, item_vectors: Tensor, score: Score) -> Tensor:
@@ -78,6 +81,19 @@ def pair_relevance(user_vectors: Tensor, item_vectors: Tensor, score: Score) -> 
 def named_part(name: str) -> Any:
     """A part given by name in a configuration: ``package.module:Name`` is loaded, any other name is left as it is."""
     return load_object(name) if ":" in name else name
+
+
+def checked_seed(seed: Any) -> int:
+    """A seed of torch's, NumPy's and faiss's generators.
+
+    Raises:
+        UserError: it is no whole number from 0 to 2^63 - 1, which all of them take.
+    """
+    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
+        raise UserError(f"seed is {seed!r}; it must be a whole number from 0 to {LARGEST_SEED}")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"seed is {seed}; it must be from 0 to {LARGEST_SEED}")
+    return int(seed)
 
 
 @contextlib.contextmanager

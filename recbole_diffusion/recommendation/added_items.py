@@ -36,6 +36,8 @@ def checked_vectors(
     if not is_list(tokens) or not all(map(is_token, tokens)):
         raise UserError("added items: tokens must be a list of text or whole numbers, one an item")
     names = [str(token) for token in tokens]
+    if "" in names:
+        raise UserError(f"added items: the token of item {names.index('') + 1} is empty; give it one, or leave it out")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"added items: {twice!r} is there twice; give each item once")
@@ -74,6 +76,8 @@ def checked_items(path: Path, item_field: str) -> tuple[list[str], np.ndarray, l
         raise UserError(f"no file {path}; give one with added_items") from None
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})") from error
+    if not len(table):
+        raise UserError(f"{path} has no rows; give one an item, or leave added_items out")
     for name in (item_field, "vector"):
         if name not in table.column_names:
             raise UserError(f"{path} has no column {name}; it has {', '.join(table.column_names)}")
@@ -90,6 +94,11 @@ def checked_items(path: Path, item_field: str) -> tuple[list[str], np.ndarray, l
         raise UserError(
             f"{path}: vectors differ in length, or have a null; each must have as many numbers as the model's"
         )
-    titles = table["title"].cast(pyarrow.string()).to_pylist() if "title" in table.column_names else None
+    titles = None
+    if "title" in table.column_names:
+        try:
+            titles = table["title"].cast(pyarrow.string()).to_pylist()
+        except pyarrow.ArrowException:
+            raise UserError(f"{path}: column title is {table['title'].type}; it must be text") from None
     vectors = np.array(rows, dtype=np.float32).reshape(len(rows), -1)
     return table[item_field].cast(pyarrow.string()).to_pylist(), vectors, titles

@@ -25,6 +25,7 @@ import numpy as np
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.ranking import RankedRows
+from recbole_diffusion.models.base import checked_seed
 
 DIVERSITY = 0.5
 
@@ -52,8 +53,7 @@ class Sampling:
         """
         if not isinstance(samples, (int, np.integer)) or isinstance(samples, bool) or samples < 1:
             raise UserError(f"n_samples is {samples!r}; it must be a whole number, 1 or more")
-        if seed is not None and (not isinstance(seed, (int, np.integer)) or isinstance(seed, bool)):
-            raise UserError(f"seed is {seed!r}; it must be a whole number")
+        seed = None if seed is None else checked_seed(seed)
         if diversity is None:
             return cls(int(samples), DIVERSITY if samples > 1 else 0.0, seed)
         if isinstance(diversity, bool) or not isinstance(diversity, (int, float)) or not 0 <= diversity <= 1:

@@ -199,12 +199,19 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def is_text_type(kind: pyarrow.DataType) -> bool:
+    """Whether a column's values are text, in any of Arrow's layouts or in a dictionary."""
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    types = pyarrow.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
 def is_token_type(kind: pyarrow.DataType) -> bool:
     """Whether a column's values are tokens: text or whole numbers, as they are or in a dictionary."""
     if pyarrow.types.is_dictionary(kind):
         kind = kind.value_type
-    types = pyarrow.types
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind))
+    return is_text_type(kind) or bool(pyarrow.types.is_integer(kind))
 
 
 def is_list_type(kind: pyarrow.DataType) -> bool:

@@ -75,7 +75,7 @@ class HistoryFile:
         self._tables: list[HistoryTable] = []
         kinds: set[tuple[Any, ...]] = set()
         for file in self.files:
-            table = open_table(file, fields.time, fields.history, separator)
+            table = open_table(file, fields.time, fields.history, separator, (fields.user, fields.item))
             self._tables.append(table)
             self.rows = None if self.rows is None or table.rows is None else self.rows + table.rows
             kinds.add(self._columns(table))
@@ -286,9 +286,11 @@ def _files(path: Path) -> list[Path]:
 
 
 def _plain(kind: pyarrow.DataType) -> pyarrow.DataType:
-    """A type without dictionaries."""
+    """A type without dictionaries, nor views of text, which few of Arrow's functions take."""
     if pyarrow.types.is_dictionary(kind):
-        return kind.value_type
+        return _plain(kind.value_type)
+    if pyarrow.types.is_string_view(kind):
+        return pyarrow.string()
     if is_list_type(kind):
         return pyarrow.list_(_plain(kind.value_type))
     return kind

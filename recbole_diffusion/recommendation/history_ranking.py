@@ -103,7 +103,7 @@ class HistoryRanking:
         """User vectors (B, K, D) of some rows, none of them empty; for a model that has them."""
         with torch.no_grad():
             vectors: Tensor = self.model.user_vectors(self._interaction(encoded, rows, None))
-        return vectors
+        return vectors.detach()  # some model gives a parameter itself
 
     def _interaction(self, encoded: EncodedHistories, rows: np.ndarray, keys: np.ndarray | None) -> Interaction:
         history, length = encoded.latest(rows, self.limit, full_width=self._full_width)

@@ -21,6 +21,7 @@ from recbole_diffusion.data.tables.delimited_text import DelimitedText
 from recbole_diffusion.data.tables.files import PARQUET_MAGIC, BadRows
 from recbole_diffusion.data.tables.times import TimeColumn
 from recbole_diffusion.errors import UserError
+from recbole_diffusion.recommendation.histories import is_text_type
 from recbole_diffusion.recommendation.history_text import json_tokens, read_history
 
 BUFFER = 1 << 20  # bytes of a column read at a time; Arrow by default holds a row group, which may be the whole file
@@ -35,6 +36,8 @@ KINDS = {
     ".txt": "text",
 }
 LISTS = pyarrow.list_(pyarrow.string())
+EMPTY = pyarrow.list_(pyarrow.null())
+UNDECIDED = (pyarrow.null(), EMPTY)  # what a null and an empty list say of a column of JSON
 
 
 class HistoryTable(Protocol):
@@ -67,7 +70,9 @@ def kind_of(path: Path) -> str:
     return "json" if start.lstrip()[:1] in (b"{", b"[") else "text"
 
 
-def open_table(path: Path, time_field: str, history_field: str, separator: str) -> HistoryTable:
+def open_table(
+    path: Path, time_field: str, history_field: str, separator: str, id_fields: tuple[str, str]
+) -> HistoryTable:
     """A file of histories.
 
     Args:
@@ -75,6 +80,7 @@ def open_table(path: Path, time_field: str, history_field: str, separator: str) 
         time_field: the column of times, which text is read as.
         history_field: the column that holds whole histories, which text is cut into.
         separator: between the items of such a text.
+        id_fields: the columns of users and items.
 
     Raises:
         UserError: it is absent, or not of the kind that its name says.
@@ -85,7 +91,7 @@ def open_table(path: Path, time_field: str, history_field: str, separator: str) 
     if kind == "parquet":
         return ParquetHistories(path, history_field, separator)
     if kind == "json":
-        return JsonLines(path, time_field, history_field, separator)
+        return JsonLines(path, time_field, history_field, separator, id_fields)
     return DelimitedHistories(path, time_field, history_field, separator)
 
 
@@ -102,7 +108,7 @@ class ParquetHistories:
             raise UserError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})") from error
         self.types: dict[str, pyarrow.DataType] = {name: schema.field(name).type for name in schema.names}
         kind = self.types.get(history_field)
-        self._cut = history_field if kind is not None and pyarrow.types.is_string(kind) else None
+        self._cut = history_field if kind is not None and is_text_type(kind) else None
         self._separator = separator
         if self._cut:
             self.types[history_field] = LISTS
@@ -160,29 +166,37 @@ class JsonLines:
 
     rows: int | None = None
 
-    def __init__(self, path: Path, time_field: str, history_field: str, separator: str) -> None:
+    def __init__(
+        self, path: Path, time_field: str, history_field: str, separator: str, id_fields: tuple[str, str]
+    ) -> None:
         self.path = path
         self._time, self._history, self._separator = time_field, history_field, separator
         self.types: dict[str, pyarrow.DataType] = {}
+        read = (time_field, history_field, *id_fields)
         for place, line in self._lines():
             for name, value in line.items():
-                if name not in self.types or self.types[name] == pyarrow.list_(pyarrow.null()):
+                kind = self.types.get(name)
+                if kind is None or (kind in UNDECIDED and value is not None):
                     self.types[name] = self._type_of(name, value, place)
-            if pyarrow.list_(pyarrow.null()) not in self.types.values():
+            if not any(self.types.get(name) in UNDECIDED for name in read):
                 break
         if not self.types:
             raise UserError(f"{path}: there is no line in it; give a file with a JSON object a line")
-        empty = pyarrow.list_(pyarrow.null())
-        self.types = {name: LISTS if kind == empty else kind for name, kind in self.types.items()}
+        nothing = {EMPTY: LISTS, pyarrow.null(): pyarrow.string()}  # where no line says more
+        if self.types.get(history_field) in UNDECIDED:
+            self.types[history_field] = LISTS
+        self.types = {name: nothing.get(kind, kind) for name, kind in self.types.items()}
 
     def _type_of(self, name: str, value: Any, place: str) -> pyarrow.DataType:
+        if value is None and name != self._time:
+            return pyarrow.null()
         if name == self._time and not isinstance(value, list):
             return TIME
         if name == self._history and isinstance(value, str):
             return LISTS
         if isinstance(value, list):
             if not value:
-                return pyarrow.list_(pyarrow.null())
+                return EMPTY
             json_tokens(value, f"{place}: {name}")
             return pyarrow.list_(pyarrow.int64() if isinstance(value[0], int) else pyarrow.string())
         if isinstance(value, int) and not isinstance(value, bool):
@@ -237,7 +251,8 @@ class JsonLines:
             values = [row[name] for row in rows]
             kind = self.types[name]
             if name == self._time and kind == TIME:
-                texts = pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
+                written = [None if value is None else str(value) for value in values]
+                texts = _array(name, written, pyarrow.string(), places.__getitem__)
                 columns.append(_times(times, texts, places.__getitem__))
             elif pyarrow.types.is_list(kind):
                 columns.append(self._lists(name, values, places, kind))
@@ -263,7 +278,7 @@ class JsonLines:
                     if any(isinstance(item, str) for item in value):
                         raise UserError(f"{what} has text, and lines before have whole numbers; write one or the other")
                     lists.append(value)
-        return pyarrow.array(lists, kind)
+        return _array(name, lists, kind, places.__getitem__)
 
 
 def _typed(name: str, values: list[Any], places: list[str], kind: pyarrow.DataType) -> pyarrow.Array:
@@ -272,7 +287,31 @@ def _typed(name: str, values: list[Any], places: list[str], kind: pyarrow.DataTy
     for place, value in zip(places, values):
         if value is not None and (not isinstance(value, expected) or isinstance(value, bool)):
             raise UserError(f"{place}: {name} is {json.dumps(value)}, and that of lines before is {kind}")
-    return pyarrow.array(values, kind)
+    return _array(name, values, kind, places.__getitem__)
+
+
+def _array(name: str, values: list[Any], kind: pyarrow.DataType, place: Callable[[int], str]) -> pyarrow.Array:
+    """Values as a column of a type.
+
+    Raises:
+        UserError: a number is beyond 64 bits, or a text has half of a surrogate pair, which UTF-8 cannot hold.
+    """
+    try:
+        return pyarrow.array(values, kind)
+    except (OverflowError, UnicodeEncodeError, pyarrow.ArrowException) as error:
+        for row, value in enumerate(values):
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, int) and not -(2**63) <= part < 2**63:
+                    raise UserError(
+                        f"{place(row)}: {name} has {part}; whole numbers are from {-(2**63)} to {2**63 - 1}, so write "
+                        f"all of {name} as text"
+                    ) from None
+                if isinstance(part, str) and any("\ud800" <= letter <= "\udfff" for letter in part):
+                    raise UserError(
+                        f"{place(row)}: {name} has {json.dumps(part)}, half of a surrogate pair, which is no text; "
+                        "write the whole character"
+                    ) from None
+        raise UserError(f"{place(0)} or later: {name} cannot be read as {kind} ({error})") from None
 
 
 def _cut_texts(values: Any, separator: str, place: Callable[[int], str]) -> pyarrow.Array:
@@ -281,7 +320,7 @@ def _cut_texts(values: Any, separator: str, place: Callable[[int], str]) -> pyar
         None if text is None else read_history(text, f"{place(row)}: the history", separator)
         for row, text in enumerate(values.to_pylist())
     ]
-    return pyarrow.array(lists, LISTS)
+    return _array("the history", lists, LISTS, place)
 
 
 def _times(column: TimeColumn, values: pyarrow.Array, place: Callable[[int], str]) -> pyarrow.Array:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.ranking import RankedRows
-from recbole_diffusion.models.base import Score
+from recbole_diffusion.models.base import Score, checked_seed
 from recbole_diffusion.retrieval.code_space import code_maps
 from recbole_diffusion.retrieval.exact import ExactSearch
 from recbole_diffusion.retrieval.faiss_search import FaissSearch
@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 ADDED_AT_ONCE = 8192
 QUERIES_AT_ONCE = 64
+MOST_THREADS = 1024  # more than a machine has cores, fewer than a process may start
 MARGIN = 0.25  # of what may be missed, that is aimed at on top, since those who ask are others than those measured with
 STEPS = {"efSearch": 1.25, "nprobe": 1.25, "candidates": 1.1}  # by which a parameter rises
 
@@ -83,6 +84,9 @@ class IndexRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{'recall_at' if name == 'at' else name} is {value}; it must be 1 or more")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise UserError(f"threads is {self.threads}; it must be at most {MOST_THREADS}")
+        checked_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -254,6 +258,7 @@ def _made(
     faiss = import_faiss()
     width = vectors.shape[1]
     metric = faiss.METRIC_INNER_PRODUCT if space.by_product else faiss.METRIC_L2
+    training_seed = seed % 2**31  # of k-means, whose seeds are 32 bits
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(threads)
     try:
@@ -273,8 +278,8 @@ def _made(
             else:
                 coarse = faiss.IndexFlat(width, metric)
                 index = faiss.IndexIVFPQFastScan(coarse, width, settings.build["nlist"], codes, 4, metric)
-                index.cp.seed, index.cp.min_points_per_centroid = seed, 1
-            index.pq.cp.seed, index.pq.cp.min_points_per_centroid = seed, 1
+                index.cp.seed, index.cp.min_points_per_centroid = training_seed, 1
+            index.pq.cp.seed, index.pq.cp.min_points_per_centroid = training_seed, 1
             index.train(learned @ of_items)
         with _bar(f"build {settings.kind} index", len(vectors), show_progress) as bar:
             for begin in range(0, len(vectors), ADDED_AT_ONCE):

@@ -51,7 +51,7 @@ HOW_TO = "name:type"
 # what is done to the file -> (content, line named, what is said, remedy given)
 DAMAGE: dict[str, tuple[str | bytes, int, str, str]] = {
     # not a text file in UTF-8
-    "gzip": (gzip.compress(GOOD.encode()), 1, "gzip-compressed", "gunzip"),
+    "gzip": (gzip.compress(GOOD.encode(), mtime=0), 1, "gzip-compressed", "gunzip"),
     "zip": (zipped(GOOD), 1, "zip archive", "unpack"),
     "bzip2": (bz2.compress(GOOD.encode()), 1, "bzip2-compressed", "bunzip2"),
     "xz": (lzma.compress(GOOD.encode()), 1, "xz-compressed", "unxz"),

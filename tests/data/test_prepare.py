@@ -674,7 +674,7 @@ prepare({str(source)!r}, "d", data_path={str(tmp_path / "data")!r}, show_progres
 @pytest.mark.skipif(os.name != "posix", reason="SIGINT")
 def test_ctrl_c_ends_the_program_and_leaves_nothing(tmp_path: Path) -> None:
     rows = "".join(f"u{n % 1000},i{n % 77},{n}\n" for n in range(300000))
-    (tmp_path / "log.csv.gz").write_bytes(gzip.compress(b"user,item,time\n" + rows.encode() * 10, 1))
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress(b"user,item,time\n" + rows.encode() * 10, 1, mtime=0))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "recbole_diffusion", "prepare", "--input=log.csv.gz", "--dataset=d"]
     heeding = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # a test run may ignore it

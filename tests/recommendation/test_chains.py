@@ -129,6 +129,9 @@ def test_a_seed_is_the_runs_eval_seed_for_a_call_and_leaves_generators_alone(tra
         ({"n_samples": 3, "diversity": "much"}, "diversity is 'much'"),
         ({"diversity": 0.5}, "diversity merges several chains, and n_samples is 1"),
         ({"seed": "x"}, "seed is 'x'; it must be a whole number"),
+        ({"seed": True}, "seed is True; it must be a whole number"),
+        ({"seed": -1}, "seed is -1; it must be from 0 to 9223372036854775807"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be from 0 to 9223372036854775807"),
     ],
 )
 def test_mistakes_are_one_line(arguments: dict[str, Any], message: str, trained: Train) -> None:
@@ -149,3 +152,9 @@ def test_models_without_a_chain_refuse_several(trained: Train) -> None:
 def test_one_chain_is_what_sampling_says() -> None:
     assert Sampling.of(1, None, None) == Sampling(1, 0.0, None)
     assert Sampling.of(4, None, 3) == Sampling(4, 0.5, 3)
+
+
+def test_the_largest_seed_draws(trained: Train) -> None:
+    recommender = Recommender.load(trained("DiffuRec").folder, device="cpu")
+    scores = [recommender.recommend(HISTORIES, 5, seed=seed).scores for seed in (2**63 - 1, 2**63 - 1, 0)]
+    assert scores[0] == scores[1] != scores[2]

@@ -161,6 +161,21 @@ def test_interactions_in_text_files_come_in_order_of_time(name: str, text: str, 
         ("in.jsonl", '{"user_id": "u", "history": {"a": 1}}\n', "column history is double"),
         ("in.jsonl", '{"user_id": 1.5, "history": ["a"]}\n', "column user_id is double"),
         ("in.jsonl", "7\n", r":1: 7 is neither an object nor a list"),
+        (
+            "in.jsonl",
+            '{"user_id": 1, "history": ["a"]}\n{"user_id": 18446744073709551615, "history": ["a"]}\n',
+            r"in\.jsonl:2: user_id has 18446744073709551615; whole numbers are from .* write all of user_id as text",
+        ),
+        ("in.jsonl", '{"user_id": 1, "history": [1, 9223372036854775808]}\n', r":1: history has 9223372036854775808"),
+        ("in.jsonl", '{"user_id": "\\ud800", "history": ["a"]}\n', r':1: user_id has "\\ud800", half of a surrogate'),
+        ("in.jsonl", '{"user_id": "u", "history": ["a", "\\ud800"]}\n', r':1: history has "\\ud800", half of'),
+        ("in.tsv", 'user_id\thistory\nu\t["\\ud800"]\n', r'in\.tsv:2: the history has "\\ud800", half of'),
+        ("in.jsonl", '{"user_id": null, "history": ["a"]}\n', "user_id is null in row 1"),
+        (
+            "in.jsonl",
+            '{"user_id": "u", "item_id": "a", "timestamp": "\\ud800"}\n',
+            r':1: timestamp has "\\ud800", half of',
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line_with_its_place(name: str, text: str, message: str, tmp_path: Path) -> None:
@@ -168,6 +183,42 @@ def test_what_is_wrong_is_one_line_with_its_place(name: str, text: str, message:
     with pytest.raises(UserError, match=message) as caught:
         users_of(HistoryFile(tmp_path / name, HistoryFields()), 10, tmp_path / "work", sort_in_memory)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kind", [pyarrow.large_string(), pyarrow.string_view(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())]
+)
+def test_text_of_every_layout_in_parquet(kind: pyarrow.DataType, tmp_path: Path) -> None:
+    users, texts = pyarrow.array(["u", "v", "w"]), pyarrow.array(["a,b", None, "c"])
+    columns = {
+        name: values.dictionary_encode() if pyarrow.types.is_dictionary(kind) else values.cast(kind)
+        for name, values in (("user_id", users), ("history", texts))
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "in.parquet")
+    source = HistoryFile(tmp_path / "in.parquet", HistoryFields())
+    found = users_of(source, 9, tmp_path, never)
+    assert found == [[("u", ["a", "b"]), ("v", None), ("w", ["c"])]]
+    columns = {"user_id": columns["user_id"], "item_id": columns["user_id"], "timestamp": pyarrow.array([1, 2, 3])}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "in.parquet")
+    source = HistoryFile(tmp_path / "in.parquet", HistoryFields())
+    assert users_of(source, 9, tmp_path, never) == [[("u", ["u"]), ("v", ["v"]), ("w", ["w"])]]
+
+
+@pytest.mark.parametrize(
+    ("lines", "items"),
+    [
+        ([None, ["a"]], [None, ["a"]]),
+        ([None, [1], None], [None, [1], None]),
+        ([[], None, [1]], [[], None, [1]]),
+        ([None, "a,b"], [None, ["a", "b"]]),
+        ([None, None], [None, None]),
+    ],
+)
+def test_a_null_says_nothing_of_a_columns_type(lines: list[Any], items: list[Any], tmp_path: Path) -> None:
+    rows = [{"user_id": number, "note": None, "history": value} for number, value in enumerate(lines)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = HistoryFile(tmp_path / "in.jsonl", HistoryFields())
+    assert users_of(source, 9, tmp_path, never) == [list(enumerate(items))]
 
 
 def test_a_folder_has_files_of_one_kind(tmp_path: Path) -> None:

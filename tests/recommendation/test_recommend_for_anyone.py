@@ -143,6 +143,7 @@ def test_added_items_are_recommended_by_their_vectors(trained: Train, caplog: py
         ("a", [[0.0] * 8], None, "tokens must be a list"),
         ([1.5], [[0.0] * 8], None, "tokens must be a list of text or whole numbers"),
         (["a"], [[0.0] * 8], ["x", "y"], "titles must be a list of 1"),
+        (["a", ""], [[0.0] * 8] * 2, None, "the token of item 2 is empty"),
     ],
 )
 def test_items_that_cannot_be_added(
@@ -160,6 +161,12 @@ def test_items_that_cannot_be_added(
         ({"item_id": ["a"], "vector": ["x"]}, "column vector is string; it must be lists of numbers"),
         ({"item_id": ["a", "b"], "vector": [[1.0], [1.0, 2.0]]}, "vectors differ in length"),
         ({"item_id": [None], "vector": [[1.0]]}, "item_id is null in 1 rows"),
+        (
+            {"item_id": pyarrow.array([], "string"), "vector": pyarrow.array([], pyarrow.list_(pyarrow.float32()))},
+            r"new\.parquet has no rows",
+        ),
+        ({"item_id": ["a"], "vector": [[1.0]], "title": [["x"]]}, "column title is list<.*>; it must be text"),
+        ({"item_id": [""], "vector": [[1.0] * 8]}, "the token of item 1 is empty"),
     ],
 )
 def test_files_of_items_that_are_refused(columns: dict[str, Any], message: str, trained: Train, tmp_path: Path) -> None:

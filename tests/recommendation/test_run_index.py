@@ -63,6 +63,15 @@ def test_several_interests_are_searched_one_by_one(trained: Train, tmp_path: Pat
     assert by_index.recommend(HISTORIES, 10).items == exact.recommend(HISTORIES, 10).items
 
 
+def test_popularity_has_an_index_too(trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(trained("Popularity").folder, tmp_path / "run")
+    assert main(["index", f"--checkpoint={tmp_path / 'run'}"]) == 0
+    assert "flat index of 40 items" in capsys.readouterr().out
+    exact = Recommender.load(tmp_path / "run", device="cpu").recommend(HISTORIES, 10)
+    found = Recommender.load(tmp_path / "run", device="cpu", retrieval="faiss", stale_index="refuse")
+    assert np.allclose(found.recommend(HISTORIES, 10).scores, exact.scores)
+
+
 def test_without_the_data_histories_are_made_and_that_is_said(run: Path) -> None:
     recommender = Recommender.load(run, device="cpu", data_path="/nowhere")
     use_index(recommender, request=IndexRequest(queries=30, show_progress=False))

@@ -262,6 +262,10 @@ def test_the_kind_goes_by_the_number_of_items() -> None:
         ({"recall": 1.2}, "recall is 1.2; it must be above 0 and at most 1"),
         ({"at": 0}, "recall_at is 0; it must be 1 or more"),
         ({"queries": 0}, "queries is 0"),
+        ({"threads": 99_999_999_999}, "threads is 99999999999; it must be at most 1024"),
+        ({"seed": -1}, "seed is -1; it must be from 0 to 9223372036854775807"),
+        ({"seed": 10**20}, "seed is 100000000000000000000; it must be from 0"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
     ],
 )
 def test_requests_that_are_refused(arguments: dict[str, Any], message: str) -> None:
