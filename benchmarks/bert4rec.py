@@ -1,4 +1,4 @@
-"""RecBole's BERT4Rec with the same training loss for a quarter of its cost on a CPU.
+"""RecBole's BERT4Rec with the same training loss at less cost on a CPU.
 
     PYTHONPATH=benchmarks recbole-diff run --model=bert4rec:BERT4Rec --dataset=... --valid_metric=...
 
@@ -6,7 +6,7 @@ RecBole computes the logits of `mask_ratio` x `MAX_ITEM_LIST_LENGTH` places of e
 masked item with 0, and pads all histories to the longest of the batch. Here the logits of masked items alone are
 computed, and a batch's rows go through the Transformer in groups of similar length. The loss is the same sum in
 another order; which values dropout draws is not the same. Parameters have the same names, so a checkpoint's weights
-are RecBole's. The suite `honest` has its run of BERT4Rec from here.
+are RecBole's. It is meant for runs on a CPU.
 """
 
 from __future__ import annotations
