@@ -22,7 +22,7 @@ from .test_resume import assert_same_end
 
 KEYS: dict[str, Any] = {"train_batch_size": 32, "eval_step": 1, "use_gpu": False, "show_progress": False}
 MODELS: dict[str, dict[str, Any]] = {
-    "MultiVAE": {"mlp_hidden_size": [16], "latent_dimension": 8, "total_anneal_steps": 4},
+    "MultiVAE": {"mlp_hidden_size": [16], "latent_dimension": 8, "total_anneal_steps": 1000},
     "DiffRec": {"dims_dnn": [8], "steps": 3},
 }
 
