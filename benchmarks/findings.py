@@ -10,6 +10,7 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import re
 import sys
@@ -170,6 +171,8 @@ def _values(rows: Sequence[Mapping[str, str]]) -> str:
             if len(own) < 2 * (metrics.index(row["metric"]) + 1):
                 own += [f"{float(mean):.2f}", cell]
     reference = rows[0]["second"]
+    with contextlib.suppress(ValueError):  # numbers by size, names as they were given
+        lines = dict(sorted(lines.items(), key=lambda line: float(line[0].split("=")[-1])))
     head = [part for metric in metrics for part in (printed_name(metric), f"less that of {reference.split('=')[-1]}")]
     return table(["", *head], [[name.split("=")[-1], *cells] for name, cells in lines.items()])
 

@@ -19,7 +19,8 @@ from recbole_diffusion.analyses.request import Findings, Request
 from recbole_diffusion.analyses.text_table import text_table
 from recbole_diffusion.analyses.training_curves import VALID, columns_of, curves_of
 from recbole_diffusion.benchmarking.comparability import check_seeds, comparable
-from recbole_diffusion.benchmarking.metric_names import bigger_is_better, factor, metric_key, printed_name, unit
+from recbole_diffusion.benchmarking.comparison import best_of
+from recbole_diffusion.benchmarking.metric_names import factor, metric_key, printed_name, unit
 from recbole_diffusion.benchmarking.printed import exact_p_value
 from recbole_diffusion.benchmarking.results import CONFIG, RunRecord, has_rows, read_rows, read_run, settings, values_of
 from recbole_diffusion.benchmarking.statistics import (
@@ -132,7 +133,7 @@ def _pairs_with_reference(folder: Path, metric: str, labels: Mapping[str, Sequen
         for label in references
         if all(metric in run.test for run in labels[label])
     }
-    best = (max if bigger_is_better(metric) else min)(means, key=lambda label: means[label], default=references[0])
+    best = best_of(metric, means) or references[0]
     found = [(label, best) for label in labels if label not in references]
     if not found:
         raise UserError(f"{folder}: only {', '.join(labels)} is finished, so there is nothing to compare")

@@ -196,9 +196,13 @@ def _read_users(runs: Sequence[RunRecord], metrics: Sequence[str]) -> pd.DataFra
 
 def _reference(metric: str, means: Mapping[Place, float], comparison: Comparison) -> str | None:
     """The label of the row to test a column against: the named one, or the best baseline; None where it is absent."""
-    present = [label for label in comparison.references if (label, metric) in means]
+    return best_of(metric, {label: means[label, metric] for label in comparison.references if (label, metric) in means})
+
+
+def best_of(metric: str, means: Mapping[str, float]) -> str | None:
+    """The label whose mean of a metric is best, the first of equal ones; None of none."""
     best = max if bigger_is_better(metric) else min
-    return best(present, key=lambda label: means[label, metric]) if present else None
+    return best(means, key=lambda label: means[label]) if means else None
 
 
 def _differences(

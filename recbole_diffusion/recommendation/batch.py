@@ -38,6 +38,7 @@ from recbole_diffusion.recommendation.excluded_items import ExcludedItems
 from recbole_diffusion.recommendation.histories import Unknown
 from recbole_diffusion.recommendation.history_files import HistoryFields, HistoryFile
 from recbole_diffusion.recommendation.history_text import separator_of
+from recbole_diffusion.recommendation.output_file import check_output
 from recbole_diffusion.recommendation.parts import (
     ADVICE,
     METADATA_KEY,
@@ -162,6 +163,9 @@ def recommend_file(
     named, unknown = ("unknown", unknown) if unknown_items is None else ("unknown_items", unknown_items)
     paths = [Path(os.path.abspath(path)) for path in (checkpoint, histories, output)]
     added = None if added_items is None else os.path.abspath(added_items)
+    check_output(
+        paths[2], {"checkpoint": paths[0], "histories": paths[1], "added_items": Path(added) if added else None}
+    )
     recommender = Recommender.load(
         paths[0],
         device="cpu",

@@ -58,7 +58,7 @@ class ExcludedItems:
         for number, tokens in enumerate(exclude):
             if tokens is not None and not (is_list(tokens) and all(map(is_token, tokens))):
                 raise UserError(f"exclude of history {number} is {tokens!r}; it must be a list of item tokens")
-            of_row.append(_ids(tokens or (), ids, unknown, f"exclude of history {number}"))
+            of_row.append(_ids(() if tokens is None else tokens, ids, unknown, f"exclude of history {number}"))
         return cls(np.zeros(0, dtype=np.int64), of_row)
 
     def pairs(self, rows: np.ndarray, seen: Places | None) -> Places | None:

@@ -198,13 +198,14 @@ class Recommender:
             UserError: more items are asked for than there are, an unknown item, keys that do not fit the histories.
         """
         rows = token_lists(histories)
-        policy = self.check(k, unknown, n_samples)
+        sampling = Sampling.of(n_samples, diversity, seed)
+        policy = self.check(k, unknown, sampling.samples)
         found = self._recommend(
             encode_lists(rows, self.ids, policy),
             k,
             filter_seen,
             ExcludedItems.of(exclude, len(rows), self.ids, policy),
-            Sampling.of(n_samples, diversity, seed),
+            sampling,
             row_keys,
             batch_size,
         )
@@ -266,11 +267,11 @@ class Recommender:
         batch_size: int | None,
     ) -> RankedHistories:
         """`recommend` in ids."""
-        if row_keys is not None and len(row_keys) != len(encoded):
-            raise UserError(f"row_keys has {len(row_keys)} keys for {len(encoded)} histories; give one for each")
-        if batch_size is not None and batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; it must be 1 or more")
-        keys = None if row_keys is None else np.asarray(row_keys, dtype=np.int64)
+        if batch_size is not None and (not _is_whole(batch_size) or batch_size < 1):
+            raise UserError(f"batch_size is {batch_size!r}; it must be a whole number, 1 or more")
+        if not (filter_seen is None or isinstance(filter_seen, (bool, np.bool_))):
+            raise UserError(f"filter_seen is {filter_seen!r}; it must be True, False or None")
+        keys = None if row_keys is None else _checked_keys(row_keys, len(encoded))
         leave_out = bool(self.config["filter_seen"]) if filter_seen is None else filter_seen
         items = np.zeros((len(encoded), k), dtype=np.int32)
         scores = np.full((len(encoded), k), -np.inf, dtype=np.float32)
@@ -319,3 +320,24 @@ class Recommender:
             raise UserError(f"{named['k']} is {k!r}; it must be from 1 to {most}, the items of the run")
         self.ranking.refuse_without_chain(n_samples)
         return settled_unknown(unknown, named["unknown"])
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _checked_keys(keys: Sequence[int] | np.ndarray, rows: int) -> np.ndarray:
+    """(B,) int64 of the keys of B histories.
+
+    Raises:
+        UserError: they are not as many whole numbers, or need more than 64 bits.
+    """
+    try:
+        found = np.asarray(keys)
+    except ValueError:  # lists of several lengths
+        found = np.zeros((0, 0))
+    if found.ndim != 1 or len(found) != rows:
+        raise UserError(f"row_keys must be one whole number for each of {rows} histories, got {len(keys)} keys")
+    if rows and (not np.issubdtype(found.dtype, np.integer) or not np.can_cast(found.dtype, np.int64)):
+        raise UserError("row_keys must be whole numbers of up to 63 bits, such as the rows' numbers")
+    return found.astype(np.int64)

@@ -49,6 +49,32 @@ def titled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return run("Popularity", "named", config, data_path=data, output=tmp_path_factory.mktemp("runs")).folder, data
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"filter_seen": "False"}, r"filter_seen is 'False'; it must be True, False or None"),
+        ({"row_keys": ["u1"]}, r"row_keys must be whole numbers of up to 63 bits"),
+        ({"row_keys": [0.7]}, r"row_keys must be whole numbers of up to 63 bits"),
+        ({"row_keys": [2**63]}, r"row_keys must be whole numbers of up to 63 bits"),
+        ({"row_keys": [2**70]}, r"row_keys must be whole numbers of up to 63 bits"),
+        ({"row_keys": [1, 2]}, r"row_keys must be one whole number for each of 1 histories, got 2 keys"),
+        ({"row_keys": [[1], [1, 2]]}, r"row_keys must be one whole number for each of 1 histories"),
+        ({"n_samples": "2"}, r"n_samples is '2'; it must be a whole number, 1 or more"),
+        ({"batch_size": "2"}, r"batch_size is '2'; it must be a whole number, 1 or more"),
+    ],
+)
+def test_arguments_of_another_kind(diffurec: Recommender, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        diffurec.recommend([HISTORY], 3, **arguments)
+
+
+def test_items_to_leave_out_may_be_arrays(diffurec: Recommender) -> None:
+    rows = [HISTORY, HISTORY, HISTORY]
+    lists = diffurec.recommend(rows, 3, exclude=[["i4", "i5"], ["i6"], []], row_keys=[1, 2, 3])
+    exclude = [np.array(["i4", "i5"]), np.array(["i6"]), np.array([], dtype=str)]
+    assert diffurec.recommend(rows, 3, exclude=exclude, row_keys=np.array([1, 2, 3])).items == lists.items
+
+
 TITLES = {"i0": None, "i1": "The First", "i2": "Red, White", **{f"i{n}": f"Title of {n}" for n in range(3, 8)}}
 
 
