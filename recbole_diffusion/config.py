@@ -22,6 +22,7 @@ import torch
 from recbole.config import Config
 
 from recbole_diffusion import compat
+from recbole_diffusion.config_data_keys import DATA_CHECKS, contradiction_of_columns
 from recbole_diffusion.config_files import (
     COMMAND_LINE,
     CONFIG_ARGUMENT,
@@ -45,6 +46,7 @@ from recbole_diffusion.config_keys import (
 from recbole_diffusion.config_options import model_options, options_layer
 from recbole_diffusion.config_presets import preset_layers
 from recbole_diffusion.config_protocols import over_eval_args, settle_protocol
+from recbole_diffusion.config_training_keys import TRAINING_CHECKS, refused_transform
 from recbole_diffusion.config_values import CHECKS, NotAllowedError, check_like
 from recbole_diffusion.errors import UnknownKeyError, UserError
 from recbole_diffusion.registry import (
@@ -67,6 +69,7 @@ __all__ = [
     "read_yaml",
 ]
 
+_CHECKS = {**CHECKS, **TRAINING_CHECKS, **DATA_CHECKS}
 METRICS_WITHOUT_CUTOFF = ("auc", "gauc", "logloss", "mae", "rmse")
 # Keys of RecBole's caches, and the only value that a run takes: datasets are read anew, nothing is unpickled.
 NO_CACHE: dict[str, Any] = {
@@ -250,7 +253,7 @@ class RunConfig(Config):
     def _check_values(self) -> None:
         values = self.final_config_dict
         for key in list(values):
-            check = CHECKS.get(key)
+            check = _CHECKS.get(key)
             if check is None:
                 if not self.is_given(key) or key not in self._defaults or key in self._option_names():
                     continue  # nobody touched it, no default to compare with, or model_options checks it
@@ -267,6 +270,13 @@ class RunConfig(Config):
         for key, only in NO_CACHE.items():
             if values[key] != only:
                 raise self._not_allowed(key, f"{'~' if only is None else only}, a run reads its data anew")
+        sequential = self.model_class.type.name == "SEQUENTIAL"
+        for refused in (
+            contradiction_of_columns(values),
+            refused_transform(values, self.is_given, sequential=sequential),
+        ):
+            if refused is not None:
+                raise self._not_allowed(*refused)
         for key, instead in KEYS_WITHOUT_EFFECT.items():
             if self.is_given(key) and values[key] != self._defaults[key]:
                 raise self._not_allowed(key, f"left at {self._defaults[key]!r}, it would change nothing: {instead}")

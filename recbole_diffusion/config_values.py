@@ -222,10 +222,10 @@ def _split(value: Any) -> dict[str, Any]:
         choice("valid_and_test", "valid_only", "test_only")(split["LS"])
         return split
     ((kind, ratios),) = split.items()
-    ratios = sequence()(ratios)
-    if not ratios or any(isinstance(r, bool) or not isinstance(r, (int, float)) or r < 0 for r in ratios):
-        raise NotAllowedError(f"{{{kind}: {_SPLIT_BY_RATIO}}}")
-    return split
+    try:
+        return {kind: _three_shares(ratios)}
+    except NotAllowedError as error:
+        raise NotAllowedError(f"{{{kind}: {_SPLIT_BY_RATIO}}}, {error}") from None
 
 
 def _ranked_against(value: Any) -> Any:
@@ -259,26 +259,6 @@ def _two_times(value: Any) -> list[int | float | str] | None:
         except ValueError as error:
             raise NotAllowedError(f"two numbers or dates such as 2014-09-01 ({error})") from None
     return times
-
-
-def _negative_sampling(value: Any) -> dict[str, Any] | None:
-    if value is None or value == "None":
-        return None
-    sampling = mapping("distribution", "sample_num", "alpha", "dynamic", "candidate_num")(value)
-    if sampling.get("distribution", "uniform") not in ("uniform", "popularity", "none", None):
-        raise NotAllowedError("a mapping whose 'distribution' is uniform, popularity or none")
-    return sampling
-
-
-def _gradient_clipping(value: Any) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    clipping = mapping("max_norm", "norm_type", "error_if_nonfinite", "foreach")(value)
-    try:
-        number(above=0.0)(clipping.get("max_norm"))
-    except NotAllowedError:
-        raise NotAllowedError("a mapping such as {max_norm: 1.0} or ~") from None
-    return clipping
 
 
 def _loggers(value: Any) -> list[str]:
@@ -323,20 +303,15 @@ CHECKS: dict[str, Check] = {
     "learner": choice("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam", any_case=True),
     "learning_rate": number(above=0.0),
     "weight_decay": number(0.0),
-    "train_neg_sample_args": _negative_sampling,
     "eval_step": integer(0),
     "stopping_step": integer(0),
     "time_limit": number(above=0.0, none=True),
     "time_limit_clock": choice("wall", "processor"),
-    "clip_grad_norm": _gradient_clipping,
     "loss_decimal_place": integer(0),
     "scheduler": _scheduler,
     "scheduler_step_size": integer(1),
     "scheduler_gamma": number(above=0.0, maximum=1.0),
     "precision": choice("fp32", "bf16", "fp16"),
-    "transform": choice(
-        "mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined", none=True
-    ),
     # evaluation
     "protocol": choice("leave_one_out", "user_split_multi", "user_split_next", "global_time", "eval_args"),
     "split_ratio": _three_shares,
@@ -356,6 +331,7 @@ CHECKS: dict[str, Check] = {
     "valid_metric": text(),
     "eval_batch_size": integer(1),
     "metric_decimal_place": integer(0),
+    "tail_ratio": number(above=0.0, none=True),
     "label_repeats": boolean(),
     "category_field": text(none=True),
     "title_field": text(none=True),
@@ -368,11 +344,6 @@ CHECKS: dict[str, Check] = {
     "encoding": text(none=True),
     "field_separator": text(),
     "seq_separator": text(),
-    "load_col": mapping(none=True),
-    "unload_col": mapping(none=True),
-    "unused_col": mapping(none=True),
-    "val_interval": mapping(none=True),
-    "threshold": mapping(none=True),
     "seq_len": mapping(none=True),
     "preload_weight": mapping(none=True),
     "rm_dup_inter": choice("first", "last", none=True),

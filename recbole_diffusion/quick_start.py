@@ -181,7 +181,9 @@ def _resumed_config(
     stored = read_yaml(folder.config).values
     named = model.__name__ if isinstance(model, type) else model
     for name, given in (("model", named), ("dataset", dataset)):
-        if given is not None and given not in (stored[name], str(stored[name]).rpartition(":")[2]):
+        if not isinstance(stored.get(name), str):
+            raise UserError(f"{folder.config} is not the configuration of a run of this program: it has no {name}")
+        if given is not None and given not in (stored[name], stored[name].rpartition(":")[2]):
             raise UserError(
                 f"{folder.path} is a run of {name} {stored[name]}, not {given}; leave --{name} out to resume it"
             )
@@ -236,7 +238,7 @@ def _execute(
                 session.choose_reverse_steps()
             session.test()
             return session.finish()
-        except UserError as error:
+        except Exception as error:
             logger.debug("error: %s", error)
             if not resume and not isinstance(error, TrainingDiverged):
                 folder.discard_unless_trained()
@@ -249,7 +251,7 @@ def _execute_with_workers(config: RunConfig, folder: RunFolder, *, resume: bool)
 
     try:
         return train_with_workers(config, folder, resume=resume)
-    except UserError as error:
+    except Exception as error:
         if not resume and not isinstance(error, TrainingDiverged):
             folder.discard_unless_trained()
         raise

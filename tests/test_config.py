@@ -423,7 +423,8 @@ class Model:
         ("train_neg_sample_args", {"number": 3}), ("clip_grad_norm", 1.0), ("clip_grad_norm", {"max_norm": 0}),
         ("clip_grad_norm", {"norm": 1}), ("load_col", ["user_id"]), ("rm_dup_inter", "middle"), ("transform", "crop"),
         ("n_layers", "x"), ("n_layers", True), ("hidden_act", 3), ("hidden_dropout_prob", "x"), ("data_path", 3),
-        ("checkpoint_dir", "x"), ("loss_decimal_place", 2), ("enable_scaler", True), ("save_dataset", True),
+        ("checkpoint_dir", "x"), ("loss_decimal_place", 2), ("enable_scaler", True),
+        ("save_dataset", True),
         ("dataloaders_save_path", "x.pth"), ("valid_metric_bigger", False), ("worker", -1),
     ],
 )  # fmt: skip

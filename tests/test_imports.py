@@ -15,11 +15,13 @@ PACKAGE = "recbole_diffusion"
 PARTS = {"diffusion", "denoisers", "interests", "losses"}
 SETTINGS = {
     "config",
+    "config_data_keys",
     "config_files",
     "config_keys",
     "config_options",
     "config_presets",
     "config_protocols",
+    "config_training_keys",
     "config_values",
     "registry",
     "compat",
@@ -44,6 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model_table": set(),
     "registry": {"compat", "config_files", "errors", "model_table"},
     "config_values": {"dates", "registry"},
+    "config_data_keys": {"config_values"},
+    "config_training_keys": {"config_values"},
     "config_options": {"config_files", "config_values", "registry", "errors"},
     "config_keys": set(),
     "config_presets": {"config_files", "registry", "errors"},

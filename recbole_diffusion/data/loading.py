@@ -29,7 +29,9 @@ from recbole.utils import ModelType
 from recbole_diffusion.data.evaluation_candidates import keep_candidates
 from recbole_diffusion.data.histories import history_spans
 from recbole_diffusion.data.history_dataset import HistoryDataset
+from recbole_diffusion.data.named_columns import place_of
 from recbole_diffusion.data.protocols import last_row_per_user, one_row_per_user
+from recbole_diffusion.data.recbole_refusals import recbole_refusals
 from recbole_diffusion.data.sequences import ExampleRows
 from recbole_diffusion.errors import UserError
 
@@ -242,6 +244,23 @@ def prepare_loaders(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
     Raises:
         UserError: the protocol cannot be had with these settings or data.
     """
+    _refuse_absent_labels(config, dataset)
+    with recbole_refusals(config):
+        return _loaders(config, dataset)
+
+
+def _refuse_absent_labels(config: Any, dataset: Any) -> None:
+    """`mode: labeled` evaluates the labels of the interactions, which a column has or a threshold makes."""
+    label = config["LABEL_FIELD"]
+    if "labeled" in config["eval_args"]["mode"].values() and label not in dataset.inter_feat:
+        raise UserError(
+            f"eval_args has the mode labeled{place_of(config, 'eval_args')}, but the interactions have no column "
+            f"{label!r} (LABEL_FIELD); load one with load_col, make one with threshold: {{rating: 4}}, or set another "
+            "mode"
+        )
+
+
+def _loaders(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
     if not (isinstance(dataset, HistoryDataset) and dataset.keeps_histories):
         if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
             _refuse_keys_of_histories(config, dataset)

@@ -115,13 +115,16 @@ class PreparedData:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Remember what this package logs while the file is read."""
-        handler = _Recorder(self.messages)
+        """Remember what this package logs, and what RecBole warns of, while the file is read."""
+        handler, recbole_s = _Recorder(self.messages), _Recorder(self.messages, logging.WARNING)
+        recbole_s.addFilter(lambda record: record.name == "root")  # RecBole logs there; ours passes by
+        root = logging.getLogger()
         package = logging.getLogger("recbole_diffusion")
         shown, level = package.getEffectiveLevel(), package.level
-        others = [one for one in logging.getLogger().handlers if one.level < shown]
+        others = [one for one in root.handlers if one.level < shown]
         levels = [one.level for one in others]
         package.addHandler(handler)
+        root.addHandler(recbole_s)
         package.setLevel(min(shown, logging.INFO))  # a later run may want to hear more than this one does
         for one in others:
             one.setLevel(shown)
@@ -129,6 +132,7 @@ class PreparedData:
             yield
         finally:
             package.removeHandler(handler)
+            root.removeHandler(recbole_s)
             package.setLevel(level)
             for one, before in zip(others, levels, strict=True):
                 one.setLevel(before)
@@ -170,8 +174,8 @@ def _plain(value: Any) -> Any:
 class _Recorder(logging.Handler):
     """Collects level, logger and text of every message."""
 
-    def __init__(self, messages: list[tuple[int, str, str]]) -> None:
-        super().__init__(logging.INFO)
+    def __init__(self, messages: list[tuple[int, str, str]], level: int = logging.INFO) -> None:
+        super().__init__(level)
         self.messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -41,6 +41,8 @@ from recbole_diffusion.data.history_checks import check_histories
 from recbole_diffusion.data.history_dataset import HistoryDataset, keeps_histories
 from recbole_diffusion.data.item_categories import CategoriesOfItems, read_item_categories
 from recbole_diffusion.data.item_titles import titles_of_items
+from recbole_diffusion.data.named_columns import check_further_files, check_named_columns
+from recbole_diffusion.data.recbole_refusals import recbole_refusals
 from recbole_diffusion.data.stable_order import stable_order
 from recbole_diffusion.errors import UserError
 
@@ -91,6 +93,10 @@ class CheckedReading(FilteredInteractions):
 
     _recbole_class: type
 
+    def __init__(self, config: Any) -> None:
+        with recbole_refusals(config):
+            super().__init__(config)
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         if type(self) is checked_dataset(self._recbole_class):
             return _blank, (self._recbole_class,), self.__dict__
@@ -131,7 +137,9 @@ class CheckedReading(FilteredInteractions):
         for name in names:
             if not (folder / name).is_file():
                 raise UserError(self._missing_file(folder, name))
+        check_further_files(self.config, folder, token)
         super()._load_data(token, dataset_path)
+        check_named_columns(self)
 
     def _missing_file(self, folder: Path, name: str) -> str:
         message = f"{folder / name}: no such file; {folder} holds {download.listing(folder)}"

@@ -9,7 +9,26 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import StepLR
 
+from recbole_diffusion.errors import UserError
 from recbole_diffusion.training.row_wise_adam import RowWiseAdam, RowWiseAdamW
+
+
+def refuse_dense_parameters(learner: str, model: torch.nn.Module) -> None:
+    """torch's SparseAdam takes the gradients of sparse embeddings alone; with any other the first step fails.
+
+    Raises:
+        UserError: the learner is `sparse_adam` and the model trains another parameter; names one.
+    """
+    if learner.lower() != "sparse_adam":
+        return
+    tables = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    sparse = {id(part.weight) for part in model.modules() if isinstance(part, tables) and part.sparse}
+    dense = [name for name, value in model.named_parameters() if value.requires_grad and id(value) not in sparse]
+    if dense:
+        raise UserError(
+            f"learner is {learner}, which trains embeddings with sparse=True alone; {type(model).__name__} has "
+            f"{len(dense)} other parameters, such as {dense[0]}; set learner: adam"
+        )
 
 
 def fused_adam(

@@ -49,7 +49,7 @@ from recbole_diffusion.training.epochs import OneLossEpochs
 from recbole_diffusion.training.evaluation import RankingTrainer
 from recbole_diffusion.training.item_catalogue import keep_items
 from recbole_diffusion.training.losses import TrainingDiverged, in_words, numbered, stop_unless_weights_finite
-from recbole_diffusion.training.optimizer import fused_adam, step_decay
+from recbole_diffusion.training.optimizer import fused_adam, refuse_dense_parameters, step_decay
 from recbole_diffusion.training.run_folder import RunFolder
 from recbole_diffusion.training.worker_group import ALONE, WorkerGroup
 
@@ -133,6 +133,7 @@ class _Run(RankingTrainer):
         learner: Any = kwargs.get("learner", self.learner)
         rate: Any = kwargs.get("learning_rate", self.learning_rate)
         decay: Any = kwargs.get("weight_decay", self.weight_decay)
+        refuse_dense_parameters(learner, self.model)
         row_wise = any(isinstance(part, ItemTable) and part.gradient == "rows" for part in self.model.modules())
         fused = fused_adam(learner, parameters, rate, decay, row_wise=row_wise)
         return fused or super()._build_optimizer(**kwargs)
