@@ -332,12 +332,12 @@ def _checked_keys(keys: Sequence[int] | np.ndarray, rows: int) -> np.ndarray:
     Raises:
         UserError: they are not as many whole numbers, or need more than 64 bits.
     """
+    if len(keys) != rows:
+        raise UserError(f"row_keys has {len(keys)} keys for {rows} histories; give one for each")
     try:
         found = np.asarray(keys)
     except ValueError:  # lists of several lengths
         found = np.zeros((0, 0))
-    if found.ndim != 1 or len(found) != rows:
-        raise UserError(f"row_keys must be one whole number for each of {rows} histories, got {len(keys)} keys")
-    if rows and (not np.issubdtype(found.dtype, np.integer) or not np.can_cast(found.dtype, np.int64)):
+    if rows and not (found.ndim == 1 and np.issubdtype(found.dtype, np.integer) and np.can_cast(found.dtype, np.int64)):
         raise UserError("row_keys must be whole numbers of up to 63 bits, such as the rows' numbers")
     return found.astype(np.int64)
