@@ -131,6 +131,7 @@ def compare_rows(
         notes[f"Not tested, run without save_per_user: parquet: {listed(without)}."] = None
     results: dict[Place, tuple[str, PairedTest]] = {}
     columns: dict[tuple[str, Place], np.ndarray] = {}  # what intervals are made of
+    alike: dict[tuple[str, str], bool] = {}  # rows, whatever the metric
     for metric in metrics:
         reference = _reference(metric, means, comparison)
         if reference not in users:
@@ -138,9 +139,13 @@ def compare_rows(
         for label in users:
             if label == reference or label in comparison.references or (label, metric) not in means:
                 continue
+            if (label, reference) not in alike:
+                alike[label, reference] = all(
+                    comparable(one, other) for one in rows[label] for other in rows[reference]
+                )
             if metric not in users[label] or metric not in users[reference]:
                 notes[f"Not tested: {printed_name(metric)}, which has no value for a user."] = None
-            elif not all(comparable(one, other) for one in rows[label] for other in rows[reference]):
+            elif not alike[label, reference]:
                 notes[f"Not tested: {label} against {reference}, of other data or another protocol."] = None
             else:
                 differences = factor(metric) * _differences(metric, label, reference, rows, users)
