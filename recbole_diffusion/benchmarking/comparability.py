@@ -116,6 +116,9 @@ def check_table(runs: Sequence[RunRecord], allow: Collection[str]) -> list[str]:
                     f"allow '{kind}'"
                 )
             notes[f"Other {kind}, not to be compared: {_name(one)} and {_name(other)}: {what}."] = None
+    drawn = [run.label for run in runs if _sampled(run) and run.protocol_facts.get("eval_seed", 0) is None]
+    if drawn:
+        notes[f"Candidates drawn by each run for itself (eval_seed: ~): {listed(drawn)}."] = None
     unknown = [run for run in runs if run.data is None]
     if unknown:
         notes[f"Data not recorded, hence not checked: {listed(run.label for run in unknown)}."] = None
@@ -165,7 +168,17 @@ def other_protocol_key(one: RunRecord, other: RunRecord) -> str:
     for key in facts:
         if key in other_facts and key not in _OF_THE_MODEL and facts[key] != other_facts[key]:
             return key
+    # The key's part in the protocol: which candidates of sampled evaluation are drawn.
+    if _sampled(one) and facts.get("eval_seed") != other_facts.get("eval_seed"):
+        return "eval_seed"
     return ""
+
+
+def _sampled(run: RunRecord) -> bool:
+    """Whether the test ranks among sampled candidates."""
+    mode = (run.protocol_facts.get("eval_args") or {}).get("mode")
+    test = mode.get("test") if isinstance(mode, Mapping) else mode
+    return str(test)[:3] in ("uni", "pop")
 
 
 def _other_protocol(one: RunRecord, other: RunRecord) -> str:

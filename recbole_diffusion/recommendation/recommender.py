@@ -161,6 +161,11 @@ class Recommender:
         self._titles_added += names_of
         self.__dict__.pop("titles", None)
 
+    @property
+    def approximate(self) -> bool:
+        """Whether items are found through an index that may miss some of the best."""
+        return self.ranking.search is not None and self.ranking.search.approximate
+
     # recommending -----------------------------------------------------------------------------------------------------
 
     def recommend(

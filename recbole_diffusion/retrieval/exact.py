@@ -21,10 +21,17 @@ MEMORY = 256 * 2**20  # bytes of a block of scores
 
 
 class ItemSearch(Protocol):
-    """What finds the best items of user vectors."""
+    """What finds the best items of user vectors.
+
+    Attributes:
+        items: (V, D), row 0 padding.
+        score: how vectors are compared.
+        approximate: whether it may miss some of the best items.
+    """
 
     items: Tensor
     score: Score
+    approximate: bool
 
     def search(self, users: Tensor, k: int, *, exclude: Pairs | None = None) -> RankedRows:
         """The k best items of each row.
@@ -57,6 +64,7 @@ class ExactSearch:
         self.items = items.detach()
         self.score = score
         self.memory = memory
+        self.approximate = False
 
     @torch.no_grad()
     def search(self, users: Tensor, k: int, *, exclude: Pairs | None = None) -> RankedRows:

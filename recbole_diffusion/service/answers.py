@@ -46,11 +46,11 @@ def answer_queries(recommender: Recommender, queries: Sequence[Query]) -> list[O
     Returns:
         for each query its answer, or what stands against it: a UserError of one line where the query is wrong.
     """
-    groups: dict[QueryOptions, list[int]] = {}
+    groups: dict[tuple[QueryOptions, int | None], list[int]] = {}
     for place, query in enumerate(queries):
-        groups.setdefault(query.options, []).append(place)
+        groups.setdefault((query.options, query.k if recommender.approximate else None), []).append(place)
     outcomes: dict[int, Outcome] = {}
-    for options, places in groups.items():
+    for (options, _), places in groups.items():
         found = _answer_together(recommender, [queries[place] for place in places], options)
         outcomes.update(zip(places, found, strict=True))
     return [outcomes[place] for place in range(len(queries))]
@@ -60,7 +60,7 @@ def _answer_together(recommender: Recommender, queries: list[Query], options: Qu
     """Answers to queries with equal options; one call ranks for all of them.
 
     It asks for the largest k, of which each query takes its own: an item's rank depends on no k. With several
-    chains it does, and all have the same k.
+    chains and in an approximate index it does, and all have the same k.
     """
     try:
         excluded = [query.exclude for query in queries for _ in query.histories]

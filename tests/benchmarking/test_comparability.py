@@ -95,6 +95,24 @@ def test_what_a_model_reads_of_a_row_is_its_own(tmp_path: Path, key: str) -> Non
     assert len(table(tmp_path).notes) == 1
 
 
+@pytest.mark.parametrize("mode", [{"valid": "full", "test": "uni100"}, "pop100"])
+def test_other_sampled_candidates_are_another_protocol(tmp_path: Path, mode: Any) -> None:
+    sampled = {**PROTOCOL, "eval_args": {"mode": mode}, "eval_seed": 2023}
+    make_run(tmp_path / "a", "A", 1, HIT, protocol=sampled)
+    make_run(tmp_path / "b", "B", 1, HIT, protocol={**sampled, "eval_seed": 1})
+    assert "have other protocol: eval_seed 2023 and 1;" in refusal(tmp_path)
+    assert "Other protocol, not to be compared: A seed 1 and B seed 1: eval_seed 2023 and 1." in (
+        table(tmp_path, "protocol").notes
+    )
+
+
+def test_candidates_that_every_run_draws_for_itself_are_said(tmp_path: Path) -> None:
+    sampled = {**PROTOCOL, "eval_args": {"mode": {"valid": "full", "test": "uni100"}}, "eval_seed": None}
+    for label in ("A", "B"):
+        make_run(tmp_path / label, label, 1, HIT, protocol=sampled)
+    assert "Candidates drawn by each run for itself (eval_seed: ~): A, B." in table(tmp_path).notes
+
+
 def test_other_protocols_are_other_tables(tmp_path: Path) -> None:
     two(tmp_path, protocol={**PROTOCOL, "protocol": "global_time"})
     assert [one.name for one in build_tables(find_runs(tmp_path))] == ["toy", "toy_global_time"]

@@ -16,6 +16,7 @@ from recbole_diffusion.models.base import Score
 from recbole_diffusion.retrieval import index_building
 from recbole_diffusion.retrieval.code_space import code_maps, dealt
 from recbole_diffusion.retrieval.exact import ExactSearch
+from recbole_diffusion.retrieval.faiss_search import _rounded_up
 from recbole_diffusion.retrieval.index_building import BuiltIndex, IndexRequest, build_index, recall_of, turn_up
 from recbole_diffusion.retrieval.index_kinds import IndexSettings, import_faiss, kind_for, settings_for
 
@@ -113,8 +114,43 @@ def test_a_row_for_which_too_little_is_found_is_asked_again(faiss: Any) -> None:
 
     index.search.find = little  # type: ignore[method-assign]
     found = index.search.search(users, 20, exclude=out)
-    assert (found.items > 0).all() and asked == [58, 116]
+    assert (found.items > 0).all() and asked == [92, 184]  # 20 + 64, for 30 left out, + 8
     assert recall_of(found, exact.search(users, 20, exclude=out)) > 0.85
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_list_depends_on_no_other_row(kind: str, faiss: Any) -> None:
+    items, users = vectors(6000, 120, width=16)
+    index = built(items, users, kind, recall=0.8)
+    best = ExactSearch(items, "dot").search(users, 400).items
+    lengths = [0, 3, 17, 63, 400] * 24
+    out = (
+        torch.tensor([row for row, length in enumerate(lengths) for _ in range(length)]),
+        torch.tensor([int(item) for row, length in enumerate(lengths) for item in best[row, :length]]),
+    )
+    together = index.search.search(users, 20, exclude=out).items
+    for row in range(len(users)):
+        own = torch.from_numpy(best[row, : lengths[row]].astype(np.int64))
+        alone = index.search.search(users[row : row + 1], 20, exclude=(torch.zeros_like(own), own)).items
+        assert np.array_equal(alone[0], together[row]), row
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("interests", [1, 2])
+def test_a_flat_index_breaks_ties_by_id(score: Score, interests: int, faiss: Any) -> None:
+    items, users = vectors(720, 30, interests=interests)
+    items[21:] = items[20]  # more equal items than a search hands on
+    index = built(items, users, "flat", score)
+    same(index.search.search(users, 60), ExactSearch(items, score).search(users, 60))
+    rows, out = torch.arange(30).repeat_interleave(20), torch.arange(100, 120).repeat(30)
+    same(
+        index.search.search(users, 60, exclude=(rows, out)),
+        ExactSearch(items, score).search(users, 60, exclude=(rows, out)),
+    )
+
+
+def test_rows_are_asked_together_by_what_they_leave_out() -> None:
+    assert _rounded_up(np.array([0, 1, 16, 17, 64, 65, 257])).tolist() == [0, 16, 16, 64, 64, 256, 1024]
 
 
 def test_lists_are_looked_into_further_for_what_is_left_out(faiss: Any) -> None:

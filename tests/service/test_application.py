@@ -171,6 +171,20 @@ def test_different_wishes_of_a_batch_are_kept_apart(gate: Gate, recommender: Rec
     assert isinstance(refused, UserError) and 'history has the item "no", which the run does not know' in str(refused)
 
 
+def test_an_index_that_may_miss_items_is_asked_for_each_k_apart(gate: Gate, recommender: Recommender) -> None:
+    queries = [Query([["i1"]], 3), Query([["i2"]], 5), Query([["i3"]], 3)]
+    answer_queries(recommender, queries)
+    search = recommender.ranking.search
+    assert search is not None and gate.rows == [3]
+    gate.rows.clear()
+    search.approximate = True
+    try:
+        answers = answer_queries(recommender, queries)
+    finally:
+        search.approximate = False
+    assert gate.rows == [2, 1] and [len(answer["items"]) for answer in answers] == [3, 5, 3]  # type: ignore[index]
+
+
 def test_chains_excluded_items_and_seeds_of_a_batch_are_kept_apart(recommender: Recommender) -> None:
     wishes: list[dict[str, Any]] = [
         {"exclude": ("i3", "i4")},
