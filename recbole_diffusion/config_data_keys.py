@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_diffusion.config_values import Check, NotAllowedError, interval, mapping, number, sequence
+from recbole_diffusion.config_values import Check, NotAllowedError, integer, interval, mapping, number, sequence
 
 _INTERVALS = '"[3,inf)", or several with semicolons "[0,1];[3,4)", in quotes, lower end first'
 _COLUMNS = "{inter: [user_id, item_id, timestamp]}"
@@ -48,6 +48,17 @@ def thresholds(value: Any) -> dict[str, Any] | None:
     return given
 
 
+def lengths_by_column(value: Any) -> dict[str, Any] | None:
+    """RecBole's ``seq_len``: how many elements columns of sequences keep."""
+    if value is None:
+        return None
+    given = mapping()(value)
+    try:
+        return {column: integer(1)(length) for column, length in given.items()}
+    except NotAllowedError:
+        raise NotAllowedError("a mapping of columns to integers of at least 1 such as {genres: 5}, or ~") from None
+
+
 def columns_by_file(*, every: bool = False, needs: str | None = None) -> Check:
     """Lists of columns by the suffix of their file.
 
@@ -83,6 +94,7 @@ DATA_CHECKS: dict[str, Check] = {
     "load_col": columns_by_file(every=True, needs="inter"),
     "unload_col": columns_by_file(),
     "unused_col": columns_by_file(),
+    "seq_len": lengths_by_column,
     "val_interval": value_filters,
     "threshold": thresholds,
 }

@@ -344,7 +344,6 @@ CHECKS: dict[str, Check] = {
     "encoding": text(none=True),
     "field_separator": text(),
     "seq_separator": text(),
-    "seq_len": mapping(none=True),
     "preload_weight": mapping(none=True),
     "rm_dup_inter": choice("first", "last", none=True),
     "alias_of_user_id": sequence(none=True),

@@ -17,6 +17,7 @@ from recbole_diffusion.errors import UserError
 
 NUMBERS = (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
 TOKENS = (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
+SEQUENCES = (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ)
 _ALIASES = ("alias_of_user_id", "alias_of_item_id", "alias_of_entity_id", "alias_of_relation_id")
 
 
@@ -47,6 +48,13 @@ def check_named_columns(dataset: Any) -> None:
         if kinds[column] == FeatureType.FLOAT and isinstance(accepted, (list, tuple)):
             interval = 'an interval in quotes such as "[3,inf)"'
             raise UserError(_wrong_filter(dataset, column, "float", interval, accepted))
+    loaded = [file.path.suffix[1:] for file in dataset.files_read]
+    for suffix in dataset.config["unused_col"] or {}:
+        if suffix not in loaded:
+            raise UserError(
+                f"unused_col names columns of {suffix!r}{place_of(dataset.config, 'unused_col')}, and read are "
+                f"{', '.join(dict.fromkeys(loaded))}; change unused_col"
+            )
     for column in dataset.config["threshold"] or {}:
         if dataset.field2source[column] != FeatureSource.INTERACTION:
             raise UserError(
@@ -90,6 +98,11 @@ def _named(config: Any) -> Iterator[tuple[str, str, tuple[FeatureType, ...]]]:
         yield "numerical_features", column, NUMBERS
     for column in config["discretization"] or {}:
         yield "discretization", column, NUMBERS
+    for column in config["seq_len"] or {}:
+        yield "seq_len", column, SEQUENCES
+    for columns in (config["unused_col"] or {}).values():
+        for column in columns:
+            yield "unused_col", column, ()
     for key in _ALIASES:
         for column in config[key] or ():
             yield key, column, TOKENS
