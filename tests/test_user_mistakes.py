@@ -77,7 +77,7 @@ def refusal(arguments: list[str], rated: Path, output: Path, capsys: pytest.Capt
         (["seq_len={nothing: 3}"], "seq_len names the column 'nothing' (command line), which is not among the loaded"),
         ([COLUMNS, "seq_len={city: 3}"], "of type token; it takes columns of type token_seq or float_seq"),
         (["unused_col={inter: [nothing]}"], "unused_col names the column 'nothing' (command line)"),
-        (["unused_col={kg: [timestamp]}"], "unused_col names columns of 'kg' (command line), and read are inter; change"),
+        (["unused_col={kg: [timestamp]}"], "unused_col names columns of 'kg' (command line), and read are inter"),
         (["seq_len={timestamp: many}"], "seq_len must be a mapping of columns to integers of at least 1"),
         (["unused_col={inter: [item_id]}"], "unused_col must be a mapping without 'item_id' in 'inter'"),
         (["USER_ID_FIELD=item_id"], "ITEM_ID_FIELD must be another column than USER_ID_FIELD"),
