@@ -29,7 +29,9 @@ from recbole_diffusion.benchmarking.statistics import (
     corrected,
     paired_differences,
     paired_test,
-    user_means,
+    resampled_parts,
+    row_shares,
+    user_parts,
     welch_interval,
 )
 from recbole_diffusion.errors import UserError
@@ -182,7 +184,7 @@ def _difference(dataset: str, pair: Pair, metric: str, labels: Mapping[str, Sequ
     rows = [[read_rows(run, [metric]) for run in runs] for runs in both]
     if any(metric not in frame for frames in rows for frame in frames):
         raise UserError(f"{printed_name(metric)} has no value for a single user, so it cannot be compared")
-    users = [user_means(frames)[metric] for frames in rows]
+    users = [user_parts(frames)[metric] for frames in rows]
     differences = scale * paired_differences(*users)
     tests = [paired_test(differences, name).p_value for name in ("t-test", "wilcoxon")]
     return Difference(
@@ -192,7 +194,7 @@ def _difference(dataset: str, pair: Pair, metric: str, labels: Mapping[str, Sequ
         seeds=(len(both[0]), len(both[1])),
         users=len(differences),
         means=(float(values[0].mean()), float(values[1].mean())),
-        over_users=bootstrap_interval(differences),
+        over_users=bootstrap_interval(resampled_parts(differences, row_shares(rows[0][0].index))),
         over_seeds=welch_interval(values[0].tolist(), values[1].tolist()),
         p_values=(tests[0], tests[1]),
     )

@@ -24,7 +24,13 @@ from recbole_diffusion.analyses.text_table import text_table
 from recbole_diffusion.analyses.user_intervals import interval_of_users
 from recbole_diffusion.benchmarking.metric_names import in_order, printed_name
 from recbole_diffusion.benchmarking.results import settings, values_of
-from recbole_diffusion.benchmarking.statistics import bootstrap_interval, paired_differences, user_means
+from recbole_diffusion.benchmarking.statistics import (
+    bootstrap_interval,
+    paired_differences,
+    resampled_parts,
+    row_shares,
+    user_parts,
+)
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.metrics import row_metrics
 from recbole_diffusion.pictures import bar_style, new_figure, save
@@ -154,10 +160,9 @@ def differences(pairs: Sequence[tuple[str, str]], rows: Rows) -> list[list[Any]]
         for grouping, name, metric, run in rows:
             if run != first or (grouping, name, metric, second) not in rows:
                 continue
-            # rows of a user are averaged first, as everywhere
-            means = [user_means([rows[grouping, name, metric, of].to_frame()]).iloc[:, 0] for of in (first, second)]
-            values = paired_differences(*means)
-            interval = bootstrap_interval(values)
+            own = [rows[grouping, name, metric, of] for of in (first, second)]
+            values = paired_differences(*(user_parts([of.to_frame()]).iloc[:, 0] for of in own))
+            interval = bootstrap_interval(resampled_parts(values, row_shares(own[0].index)))
             ends = [None, None] if interval is None else [interval.low, interval.high]
             lines.append([first, second, grouping, name, len(values), metric, float(values.mean()), *ends])
     return lines

@@ -13,6 +13,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from recbole_diffusion.analyses.finished_run import FinishedRun, metrics_at, open_run, shown_cutoff
@@ -25,8 +26,10 @@ from recbole_diffusion.benchmarking.statistics import (
     Summary,
     bootstrap_interval,
     paired_differences,
+    resampled_parts,
+    row_shares,
     summarise,
-    user_means,
+    user_parts,
 )
 from recbole_diffusion.models.base import evaluation_seed
 from recbole_diffusion.pictures import COLOURS, line_style, new_figure, over_counts, save
@@ -43,13 +46,15 @@ class Point:
     Attributes:
         samples: n.
         results: metric -> value, for each seed.
-        users: (users, metrics) averaged over the seeds, of metrics that have a value for a row.
+        users: (users, metrics) parts, averaged over the seeds, of metrics that have a value for a row.
+        shares: of `row_shares`.
         time: of ranking.
     """
 
     samples: int
     results: list[dict[str, float]]
     users: pd.DataFrame
+    shares: np.ndarray | None
     time: RankingTime
 
     def summary(self, name: str) -> Summary:
@@ -81,7 +86,8 @@ def analyse(request: Request) -> Findings:
             rows.append(of_rows)
             name = next(iter(result))
             progress.step(f"n = {samples}, eval_seed {seed}: {name} {result[name]:.4f}", parts=samples)
-        points.append(Point(samples, results, user_means(rows), time_ranking(run, users, rounds)))
+        parts, shares = user_parts(rows), row_shares(rows[0].index)
+        points.append(Point(samples, results, parts, shares, time_ranking(run, users, rounds)))
     metrics = list(points[0].results[0])
     shown = metrics_at(metrics, cutoff)
     header = ["samples", "eval_seeds", *(name + part for name in metrics for part in OF_A_METRIC)]
@@ -108,7 +114,8 @@ def _cells(point: Point, single: Point, name: str) -> list[float | None]:
     gain = summary.mean - single.summary(name).mean
     if point is single or name not in point.users:
         return [summary.mean, summary.deviation, None if point is single else gain, None, None]
-    interval = bootstrap_interval(paired_differences(point.users[name], single.users[name]))
+    differences = paired_differences(point.users[name], single.users[name])
+    interval = bootstrap_interval(resampled_parts(differences, point.shares))
     ends = (None, None) if interval is None else (interval.low, interval.high)
     return [summary.mean, summary.deviation, gain, *ends]
 

@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from recbole_diffusion.benchmarking.statistics import bootstrap_interval, user_means
+from recbole_diffusion.benchmarking.statistics import bootstrap_interval, resampled_parts, row_shares, user_parts
 
 
 def interval_of_users(values: pd.Series) -> tuple[float | None, float | None]:
-    """95 % bootstrap interval (BCa) of the mean over users, each of whose rows are averaged first; None for one user.
+    """95 % bootstrap interval (BCa) of the mean over rows, users drawn with all their rows; None for one user.
 
     Args:
         values: (R,) of every row, indexed by user.
     """
-    means = user_means([values.to_frame()]).iloc[:, 0]
-    interval = bootstrap_interval(means.to_numpy(dtype=np.float64))
+    parts = user_parts([values.to_frame()]).iloc[:, 0].to_numpy(dtype=np.float64)
+    interval = bootstrap_interval(resampled_parts(parts, row_shares(values.index)))
     return (None, None) if interval is None else (interval.low, interval.high)
 
 

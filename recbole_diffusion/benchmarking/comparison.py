@@ -24,7 +24,9 @@ from recbole_diffusion.benchmarking.statistics import (
     corrected,
     paired_differences,
     paired_test,
-    user_means,
+    resampled_parts,
+    row_shares,
+    user_parts,
 )
 from recbole_diffusion.errors import UserError
 
@@ -125,7 +127,7 @@ def compare_rows(
         UserError: row-by-row results that are not of the reported test, or not of the same users.
     """
     metrics = list(dict.fromkeys(metric for _, metric in means))
-    users, without = _users_of(rows, metrics)
+    users, shares, without = _users_of(rows, metrics)
     notes: dict[str, None] = {}
     if without:
         notes[f"Not tested, run without save_per_user: parquet: {listed(without)}."] = None
@@ -151,14 +153,16 @@ def compare_rows(
                 differences = factor(metric) * _differences(metric, label, reference, rows, users)
                 result = paired_test(differences, comparison.test)
                 results[label, metric] = (reference, result)
-                columns["difference", (label, metric)] = differences
-                if result.reason:
-                    note = f"{label} against {reference}, {printed_name(metric)}: {result.reason}."
-                    notes[note] = None
+                columns["difference", (label, metric)] = resampled_parts(differences, shares[label])
+                reason = result.reason or _against_the_mean(result)
+                if reason:
+                    notes[f"{label} against {reference}, {printed_name(metric)}: {reason}."] = None
     for label, frame in users.items():
         for metric in metrics:
             if metric in frame:
-                columns["mean", (label, metric)] = factor(metric) * frame[metric].to_numpy()
+                columns["mean", (label, metric)] = resampled_parts(
+                    factor(metric) * frame[metric].to_numpy(), shares[label]
+                )
     found = dict(zip(columns, _intervals(list(columns.values()), comparison), strict=True))
     p_values = corrected([result.p_value for _, result in results.values()], comparison.correction)
     tested = {
@@ -173,28 +177,30 @@ def compare_rows(
     }
     intervals = {place: ends for (kind, place), ends in found.items() if kind == "mean" and ends is not None}
     present = any(label in comparison.references for label, _ in means)
-    return Compared(tested, intervals, [_what_is_tested(list(tested.values()), comparison, present), *notes])
+    several = any(of_label is not None for of_label in shares.values())
+    return Compared(tested, intervals, [_what_is_tested(list(tested.values()), comparison, present, several), *notes])
 
 
 def _users_of(
     rows: Mapping[str, Sequence[RunRecord]], metrics: Sequence[str]
-) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Each row's metrics of every user, averaged over its seeds, and the rows that have none."""
+) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray | None], list[str]]:
+    """Each row's metrics of every user, averaged over its seeds, its `row_shares`, and the rows that have none."""
     users: dict[str, pd.DataFrame] = {}
+    shares: dict[str, np.ndarray | None] = {}
     without = []
     for label, runs in rows.items():
         if not all(has_rows(run) for run in runs):
             without.append(label)
         elif runs and all(comparable(runs[0], run) for run in runs):
-            users[label] = _read_users(runs, metrics)
-    return users, without
+            users[label], shares[label] = _read_users(runs, metrics)
+    return users, shares, without
 
 
-def _read_users(runs: Sequence[RunRecord], metrics: Sequence[str]) -> pd.DataFrame:
+def _read_users(runs: Sequence[RunRecord], metrics: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray | None]:
     frames = [read_rows(run, metrics) for run in runs]
     shared = [metric for metric in metrics if all(metric in frame for frame in frames)]
     try:
-        return user_means([frame[shared] for frame in frames])
+        return user_parts([frame[shared] for frame in frames]), row_shares(frames[0].index)
     except UserError as error:
         raise UserError(f"{', '.join(str(run.per_user) for run in runs)}: {error}") from error
 
@@ -229,13 +235,27 @@ def _intervals(columns: Sequence[np.ndarray], comparison: Comparison) -> list[In
 
 
 def _mark(metric: str, result: PairedTest, p_value: float | None, alpha: float) -> str:
-    if p_value is None or p_value >= alpha:
+    if p_value is None or p_value >= alpha or _against_the_mean(result):
         return ""
     return BETTER if (result.difference > 0) == bigger_is_better(metric) else WORSE
 
 
-def _what_is_tested(tested: Sequence[Tested], comparison: Comparison, present: bool) -> str:
-    """The line below a table that says which test it was; `present`: whether a reference has a figure."""
+def _against_the_mean(result: PairedTest) -> str:
+    """Why a test of ranks has no mark where it points the other way than the figures; empty where it does not."""
+    if result.direction * result.difference >= 0:
+        return ""
+    return "ranks of the users' differences point the other way than their mean, so it has no mark"
+
+
+def _what_is_tested(tested: Sequence[Tested], comparison: Comparison, present: bool, several: bool) -> str:
+    """The line below a table that says which test it was.
+
+    Args:
+        tested: the tests.
+        comparison: what was asked for.
+        present: whether a reference has a figure.
+        several: whether some user has several rows.
+    """
     against = comparison.reference or f"the best of {listed(comparison.baselines)} in each column"
     if not tested:
         if not present:
@@ -249,9 +269,10 @@ def _what_is_tested(tested: Sequence[Tested], comparison: Comparison, present: b
         "benjamini-hochberg": "Benjamini and Hochberg's correction",
         "none": "no correction",
     }[comparison.correction]
+    parts = ", each with the sum of its rows" if several else ""
     return (
         f"{BETTER} better, {WORSE} worse than {against}: {name} over {' or '.join(f'{n:,}' for n in users)} users, "
-        f"each averaged over seeds, p < {comparison.alpha:g} with {correction} for {count} "
+        f"each averaged over seeds{parts}, p < {comparison.alpha:g} with {correction} for {count} "
         f"{'test' if count == 1 else 'tests'}. It speaks of other users for these trained models, not of other "
         "trainings."
     )

@@ -7,9 +7,11 @@ one observation.
 Several seeds of a model are averaged for each user before a test. The same user's results under two seeds are not two
 independent users: counting them as such multiplies the sample by the number of seeds and makes any difference
 significant (pseudoreplication: Hurlbert, Ecological Monographs 54, 1984). For the same reason several rows of a user
-(`user_split_next` with all positions, `global_time` with successive targets) are averaged first. What is left out by
-this is another training of the models, which the deviation over seeds shows (Bouthillier et al., Accounting for
-Variance in Machine Learning Benchmarks, MLSys 2021).
+(`user_split_next` with all positions, `global_time` with successive targets) are one observation. A metric is a mean
+over rows, so a user with many of them has that much of it: what is tested is the user's part c_u = (sum over the
+user's rows) U / N of U users and N rows, whose mean is the metric. What is left out by this is another training of the
+models, which the deviation over seeds shows (Bouthillier et al., Accounting for Variance in Machine Learning
+Benchmarks, MLSys 2021).
 
 Which tests, which correction and which interval, and why: docs/decisions/101-tests-over-users.md.
 """
@@ -106,8 +108,10 @@ def welch_interval(first: Sequence[float], second: Sequence[float], *, level: fl
 # Over users ----------------------------------------------------------------------------------------------------------
 
 
-def user_means(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Each user's metrics, averaged over the rows of the user and then over runs of one model.
+def user_parts(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Each user's part in the metrics, averaged over runs of one model; their mean over users is that over rows.
+
+    A user with one row has that row's values; of several rows the part is their sum, times users and by rows.
 
     Args:
         runs: a frame a run, indexed by user (or by row where the data have no users), a column a metric.
@@ -118,12 +122,47 @@ def user_means(runs: Sequence[pd.DataFrame]) -> pd.DataFrame:
     Raises:
         UserError: the runs are not of the same users.
     """
-    frames = [frame if frame.index.is_unique else frame.groupby(level=0, sort=False).mean() for frame in runs]
+    frames = [frame if frame.index.is_unique else _summed(frame) for frame in runs]
     users = frames[0].index
     total = frames[0].to_numpy(dtype=np.float64, copy=True)
     for frame in frames[1:]:
         total += _of_users(frame, users).to_numpy(dtype=np.float64)
     return pd.DataFrame(total / len(frames), index=users, columns=frames[0].columns)
+
+
+def _summed(rows: pd.DataFrame) -> pd.DataFrame:
+    sums = rows.groupby(level=0, sort=False).sum()
+    return sums * (len(sums) / len(rows))
+
+
+def row_shares(index: pd.Index) -> np.ndarray | None:
+    """Each user's number of rows less the mean number and divided by it, (users,); None where every user has one row.
+
+    Args:
+        index: the user of every row.
+
+    Returns:
+        in order of first appearance, as `user_parts`.
+    """
+    if index.is_unique:
+        return None
+    counts = pd.Series(1.0, index).groupby(level=0, sort=False).sum().to_numpy()
+    shares: np.ndarray = counts / counts.mean() - 1
+    return shares
+
+
+def resampled_parts(parts: np.ndarray, shares: np.ndarray | None) -> np.ndarray:
+    """What to bootstrap so that a resample with more rows is not taken for one with higher values.
+
+    A metric of resampled users is sum (c_u) / sum (n_u), a ratio; to first order its deviation is that of the mean of
+    c_u - R (n_u / n - 1), R the metric and n the mean number of rows (the linearised ratio estimator: Cochran, Sampling
+    Techniques, 1977, chapter 6).
+
+    Args:
+        parts: (users,) c_u of `user_parts`, or differences of such.
+        shares: (users,) n_u / n - 1 of `row_shares`.
+    """
+    return parts if shares is None else parts - parts.mean() * shares
 
 
 def paired_differences(first: pd.Series, second: pd.Series) -> np.ndarray:
@@ -167,6 +206,7 @@ class PairedTest:
         statistic: t, or the smaller sum of ranks; None where there is none.
         p_value: two-sided; None where the test says nothing.
         reason: why there is no statistic; empty where there is one.
+        direction: sign of what is tested: of the mean (t-test), of the sum of signed ranks (wilcoxon).
     """
 
     test: str
@@ -175,6 +215,7 @@ class PairedTest:
     statistic: float | None
     p_value: float | None
     reason: str = ""
+    direction: float = 0.0
 
 
 def paired_test(differences: np.ndarray, test: str = "t-test") -> PairedTest:
@@ -206,13 +247,16 @@ def paired_test(differences: np.ndarray, test: str = "t-test") -> PairedTest:
     if test == "wilcoxon":
         from scipy import stats
 
-        statistic, p_value = stats.wilcoxon(differences[differences != 0])
+        other = differences[differences != 0]
+        statistic, p_value = stats.wilcoxon(other)
+        direction = float(np.sign(stats.rankdata(np.abs(other)) @ np.sign(other)))
     elif np.ptp(differences) == 0:
         return PairedTest(test, users, mean, None, None, "every user has the same difference")
     else:
         statistic = mean / (np.std(differences, ddof=1) / np.sqrt(users))
         p_value = 2 * scipy.special.stdtr(users - 1, -abs(statistic))
-    return PairedTest(test, users, mean, float(statistic), float(p_value))
+        direction = float(np.sign(mean))
+    return PairedTest(test, users, mean, float(statistic), float(p_value), direction=direction)
 
 
 def corrected(p_values: Sequence[float | None], correction: str = "holm") -> list[float | None]:

@@ -17,8 +17,10 @@ from recbole_diffusion.benchmarking.statistics import (
     corrected,
     paired_differences,
     paired_test,
+    resampled_parts,
+    row_shares,
     summarise,
-    user_means,
+    user_parts,
 )
 from recbole_diffusion.errors import UserError
 
@@ -52,20 +54,53 @@ def test_one_run_has_no_deviation_and_none_is_an_error() -> None:
 def test_seeds_are_averaged_for_each_user_whatever_their_order() -> None:
     first = frame(["a", "b"], hit=[1.0, 0.0], ndcg=[0.5, 0.0])
     second = frame(["b", "a"], hit=[1.0, 0.0], ndcg=[0.25, 0.0])
-    means = user_means([first, second])
+    means = user_parts([first, second])
     assert means.index.tolist() == ["a", "b"]
     assert means["hit"].tolist() == [0.5, 0.5]
     assert means["ndcg"].tolist() == [0.25, 0.125]
 
 
-def test_rows_of_a_user_are_averaged_before_seeds() -> None:
-    means = user_means([frame(["a", "b", "a"], hit=[1.0, 1.0, 0.0]), frame(["a", "a", "b"], hit=[0.0, 0.0, 1.0])])
-    assert means["hit"].to_dict() == {"a": 0.25, "b": 1.0}
+def test_a_users_part_in_a_mean_over_rows_by_hand() -> None:
+    runs = [frame(["a", "b", "a"], hit=[1.0, 1.0, 0.0]), frame(["a", "a", "b"], hit=[0.0, 0.0, 1.0])]
+    parts = user_parts(runs)["hit"]  # 2 users, 3 rows: the sums (1 + 0) / 2 and (1 + 1) / 2, times 2 / 3
+    assert parts.to_dict() == pytest.approx({"a": 1 / 3, "b": 2 / 3})
+    assert parts.mean() == pytest.approx(np.mean([run["hit"].mean() for run in runs]))
+    assert row_shares(runs[0].index).tolist() == pytest.approx([2 / 1.5 - 1, 1 / 1.5 - 1])  # type: ignore[union-attr]
+    assert row_shares(pd.Index(["a", "b"])) is None
+
+
+def test_an_interval_of_a_mean_over_rows_covers_it() -> None:
+    """Of a ratio: numbers of rows vary, and users with many rows have higher values."""
+    draw = np.random.default_rng(0)
+    counts = draw.integers(1, 40, size=(200, 80))
+    inside = width = plain = 0.0
+    chance = 0.3 + 0.01 * np.arange(1, 40)
+    truth = (np.arange(1, 40) * chance).sum() / np.arange(1, 40).sum()
+    for sample in counts:
+        index = pd.Index(np.repeat(np.arange(80), sample), name="user")
+        hit = draw.random(len(index)) < np.repeat(chance[sample - 1], sample)
+        hits = pd.DataFrame({"hit": hit.astype(float)}, index)
+        parts = user_parts([hits])["hit"].to_numpy()
+        assert parts.mean() == pytest.approx(hits["hit"].mean())
+        ends = bootstrap_interval(resampled_parts(parts, row_shares(index)), resamples=400)
+        wide = bootstrap_interval(parts, resamples=400)
+        assert ends is not None and wide is not None and ends.low < hits["hit"].mean() < ends.high
+        inside += ends.low < truth < ends.high
+        width, plain = width + ends.high - ends.low, plain + wide.high - wide.low
+    assert 0.9 <= inside / len(counts) <= 0.98
+    assert width < 0.6 * plain  # parts alone vary with the numbers of rows, which says nothing of the metric
+
+
+def test_wilcoxon_says_which_way_its_ranks_point() -> None:
+    values = np.concatenate((-np.linspace(0.009, 0.011, 80), np.linspace(0.09, 0.11, 20)))
+    result = paired_test(values, "wilcoxon")
+    assert result.difference > 0 and result.direction == -1 and result.p_value < 0.05  # type: ignore[operator]
+    assert paired_test(values).direction == 1 and paired_test(-values, "wilcoxon").direction == 1
 
 
 def test_other_users_are_refused() -> None:
     with pytest.raises(UserError, match=r"other users: 2 and 2, 1 in both"):
-        user_means([frame(["a", "b"], hit=[1, 0]), frame(["a", "c"], hit=[1, 0])])
+        user_parts([frame(["a", "b"], hit=[1, 0]), frame(["a", "c"], hit=[1, 0])])
     with pytest.raises(UserError, match="other users: 2 and 3, 2 in both"):
         paired_differences(users(a=1, b=2), users(a=1, b=2, c=3))
     rows = pd.Series([1.0, 2.0], index=pd.Index(["a", "b"], name="row"))

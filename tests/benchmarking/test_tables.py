@@ -180,6 +180,41 @@ def test_several_seeds_do_not_make_more_users(tmp_path: Path) -> None:
     assert one.rows[0].cells["hit@10"].tested == ten.rows[0].cells["hit@10"].tested
 
 
+def test_of_several_rows_a_user_tests_and_intervals_are_of_the_means_shown(tmp_path: Path) -> None:
+    """90 users with one row, 10 with twenty: the means over rows and over users point different ways."""
+    names = [*(f"few{number}" for number in range(90)), *(f"many{number % 10}" for number in range(200))]
+    draw = np.random.default_rng(0)
+    for label, few, many in (("A", 0.5, 0.1), ("B", 0.2, 0.4)):
+        hit = (draw.random(290) < np.repeat([few, many], [90, 200])).astype(float).tolist()
+        folder = make_run(tmp_path / label, label, 1, {"hit@10": sum(hit) / 290})
+        write_users(folder, {"hit@10": hit}, {"hit@10": sum(hit) / 290}, names)
+    table = only(find_runs(tmp_path), comparison=Comparison(reference="B"))
+    one, other = (row.cells["hit@10"] for row in table.rows)
+    assert one.summary is not None and other.summary is not None and one.tested is not None
+    assert one.tested.result.users == 100
+    assert one.tested.result.difference == pytest.approx(one.summary.mean - other.summary.mean)
+    assert one.tested.result.difference < 0 and one.tested.mark != "†"
+    assert one.tested.interval is not None and one.tested.interval.low < one.tested.result.difference
+    for cell in (one, other):
+        assert cell.summary is not None and cell.interval is not None
+        assert cell.interval.low < cell.summary.mean < cell.interval.high
+    assert "over 100 users, each averaged over seeds, each with the sum of its rows, p < 0.05" in table.notes[1]
+
+
+def test_ranks_that_contradict_the_means_have_no_mark(tmp_path: Path) -> None:
+    first = [0.49 - 0.0001 * place for place in range(80)] + [0.6 + 0.001 * place for place in range(20)]
+    for label, values in (("A", first), ("B", [0.5] * 100)):
+        make_run(tmp_path / label, label, 1, {"ndcg@10": float(np.mean(values))}, {"ndcg@10": values})
+    table = only(find_runs(tmp_path), comparison=Comparison(reference="B", test="wilcoxon"))
+    tested = table.rows[0].cells["ndcg@10"].tested
+    assert tested is not None and tested.p_corrected is not None
+    assert tested.p_corrected < 0.05 and tested.result.difference > 0 and tested.mark == ""
+    assert (
+        "A against B, NDCG@10: ranks of the users' differences point the other way than their mean, so it has no mark."
+        in table.notes
+    )
+
+
 def test_rows_without_results_for_each_user_are_named(runs: list[RunRecord]) -> None:
     by_label = {run.label: run for run in runs}
     by_label["Pop"].per_user.unlink()
