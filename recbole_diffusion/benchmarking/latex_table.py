@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recbole_diffusion.benchmarking.comparison import BETTER, WORSE
 from recbole_diffusion.benchmarking.metric_names import printed_name
-from recbole_diffusion.benchmarking.printed import NOTHING, figure, file_name, published_lines, relative, seeds
+from recbole_diffusion.benchmarking.printed import NOTHING, figure, plain_name, published_lines, relative, seeds
 from recbole_diffusion.benchmarking.tables import Cell, ResultTable
 
 _LATEX = {
@@ -52,8 +52,8 @@ def latex(table: ResultTable, folder: Path) -> str:
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{escape_latex(f'{table.dataset}, {table.protocol}')}}}",
-            rf"\label{{tab:{file_name(table)}}}",
+            rf"\caption{{{escape_latex(table.title)}}}",
+            rf"\label{{tab:{plain_name('-'.join(filter(None, [table.name, table.evaluation])))}}}",
             rf"\begin{{tabular}}{{l{'r' * (1 + len(names))}}}",
             r"\toprule",
             " & ".join(["model", "seeds", *names]) + r" \\",

@@ -37,7 +37,7 @@ def markdown(table: ResultTable, folder: Path) -> str:
         cells = [_linked(row.cells[metric], link, table.decimals) for metric in table.metrics]
         rows.append([row.label, seeds(row), *cells])
         rows += [[name, "", *cells] for name, cells in published.get(row.label, ())]
-    parts = [f"# {table.dataset}, {table.protocol}\n", _pipes(["model", "seeds", *names], rows)]
+    parts = [f"# {table.title}\n", _pipes(["model", "seeds", *names], rows)]
     parts += [f"{note}\n" for note in table.notes]
     tests = lines_of_tests(table)
     if tests:

@@ -18,8 +18,13 @@ def relative(run: RunRecord, folder: Path) -> str:
 
 
 def file_name(table: ResultTable) -> str:
-    """What files of a table are called, without suffix: its name in letters that every file system has."""
-    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in table.name)
+    """What files of a table are called, without suffix."""
+    return plain_name(table.name)
+
+
+def plain_name(name: str) -> str:
+    """A name in letters that every file system has."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
 
 
 def seeds(row: Row) -> str:

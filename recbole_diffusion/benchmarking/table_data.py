@@ -2,7 +2,7 @@
 
 The columns of the latter; values are in the table's unit, folders relative to the file:
 
-    dataset, protocol, label, model, metric, unit, mean, std, n
+    dataset, protocol, evaluation, label, model, metric, unit, mean, std, n
     low, high, level                           bootstrap interval of the mean over users
     reference, difference, difference_low, difference_high, users, test, p_value, p_corrected, correction, mark
     published, published_source                the first source's figure
@@ -59,7 +59,7 @@ def long_table(tables: Sequence[ResultTable], folder: Path) -> pyarrow.Table:
 
     word, real, whole = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
     kinds = {
-        "dataset protocol label model metric unit": word,
+        "dataset protocol evaluation label model metric unit": word,
         "mean std": real,
         "n": whole,
         "low high level": real,
@@ -89,6 +89,7 @@ def _long(table: ResultTable, row: Row, metric: str, folders: Mapping[int, str])
     line: dict[str, Any] = {
         "dataset": table.dataset,
         "protocol": table.protocol,
+        "evaluation": table.evaluation,
         "label": row.label,
         "model": row.model,
         "metric": metric,

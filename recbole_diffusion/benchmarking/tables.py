@@ -84,6 +84,7 @@ class ResultTable:
         comparison: how rows were tested; None where they were not.
         notes: what a reader must know, one sentence or two each.
         decimals: of printed figures.
+        evaluation: what a further evaluation of the runs' checkpoints is called; empty for that of the training.
     """
 
     dataset: str
@@ -93,6 +94,12 @@ class ResultTable:
     comparison: Comparison | None
     notes: tuple[str, ...]
     decimals: int
+    evaluation: str = ""
+
+    @property
+    def title(self) -> str:
+        """Dataset, protocol, and the evaluation where it is a further one."""
+        return ", ".join(filter(None, [self.dataset, self.protocol, self.evaluation]))
 
     @property
     def name(self) -> str:

@@ -188,7 +188,7 @@ def _result(plan: SuitePlan, outcomes: Sequence[Outcome], searched: Sequence[Out
     records = read_records(suite, runs)
     tables = {AS_TRAINED: suite_tables(suite, runs, records)}
     for name in suite.evaluations:
-        tables[name] = suite_tables(suite, runs, read_records(suite, runs, name))
+        tables[name] = suite_tables(suite, runs, read_records(suite, runs, name), name)
     files = write_suite_tables(suite, tables, folder)
     report = suite_report(
         suite,

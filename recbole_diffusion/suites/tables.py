@@ -76,7 +76,9 @@ def check_tables(suite: Suite, planned: Sequence[PlannedRun]) -> None:
                 )
 
 
-def suite_tables(suite: Suite, runs: Sequence[PlannedRun], records: Sequence[RunRecord | None]) -> list[ResultTable]:
+def suite_tables(
+    suite: Suite, runs: Sequence[PlannedRun], records: Sequence[RunRecord | None], evaluation: str = AS_TRAINED
+) -> list[ResultTable]:
     """The tables of the runs that have begun or failed; none where no run is finished.
 
     Args:
@@ -84,6 +86,7 @@ def suite_tables(suite: Suite, runs: Sequence[PlannedRun], records: Sequence[Run
         runs: its runs.
         records: of them; those without a result stand in the tables as unfinished, and so do those that failed before
             they had a folder.
+        evaluation: which one they are of.
 
     Raises:
         UserError: runs that must not stand in one table.
@@ -101,7 +104,19 @@ def suite_tables(suite: Suite, runs: Sequence[PlannedRun], records: Sequence[Run
     if references:
         against: dict[str, Any] = {"reference": references[0]} if len(references) == 1 else {"baselines": references}
         comparison = Comparison(**against, **suite.testing)
-    return build_tables(begun, metrics=suite.metrics, comparison=comparison, published=read_published(suite.published))
+    published = read_published(suite.published)
+    tables = build_tables(begun, metrics=suite.metrics, comparison=comparison, published=published)
+    return (
+        [_of_evaluation(table, evaluation, suite.evaluations[evaluation]) for table in tables] if evaluation else tables
+    )
+
+
+def _of_evaluation(table: ResultTable, name: str, keys: Mapping[str, Any]) -> ResultTable:
+    """The table of a further evaluation, which says what it is."""
+    note = f"The same checkpoints evaluated with {', '.join(f'{key}: {value}' for key, value in keys.items())}"
+    if any(row.published for row in table.rows):
+        note += "; printed figures are of the papers' own evaluation, whatever that was"
+    return dataclasses.replace(table, evaluation=name, notes=(f"{note}.", *table.notes))
 
 
 def tables_folder(folder: Path, evaluation: str = AS_TRAINED) -> Path:

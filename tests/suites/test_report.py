@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from recbole_diffusion.benchmarking.results import read_run
@@ -19,7 +20,7 @@ from recbole_diffusion.suites.plan import PlannedRun, note_failure, plan_run
 from recbole_diffusion.suites.report import command_of, suite_report
 from recbole_diffusion.suites.searching import PlannedSearch
 from recbole_diffusion.suites.suite import read_suite
-from recbole_diffusion.suites.tables import read_records, suite_tables, write_suite_tables
+from recbole_diffusion.suites.tables import read_records, suite_tables, tables_folder, write_suite_tables
 
 from ..benchmarking.folders import make_run
 
@@ -68,13 +69,21 @@ def test_states_and_searches(tmp_path: Path) -> None:
     records = read_records(suite, runs)
     tables = {
         "": suite_tables(suite, runs, records),
-        "seen": suite_tables(suite, runs, read_records(suite, runs, "seen")),
+        "seen": suite_tables(suite, runs, read_records(suite, runs, "seen"), "seen"),
     }
     files = write_suite_tables(suite, tables, folder)
     assert [path.relative_to(folder).as_posix() for path in files if path.suffix == ".md"] == [
         "tables/toy.md",
         "tables/seen/toy.md",
     ]
+    trained, seen = ((tables_folder(folder, name) / "toy.md").read_text(encoding="utf-8") for name in ("", "seen"))
+    assert trained.startswith("# toy, leave_one_out\n") and "evaluated with" not in trained
+    assert seen.startswith("# toy, leave_one_out, seen\n")
+    assert "The same checkpoints evaluated with filter_seen: True." in seen
+    printed = (tables_folder(folder, "seen") / "toy.tex").read_text(encoding="utf-8")
+    assert r"\label{tab:toy-seen}" in printed and "seen}" in printed.split(r"\caption")[1].splitlines()[0]
+    kept = pyarrow.parquet.read_table(tables_folder(folder, "seen") / "toy.parquet")
+    assert kept["evaluation"].unique().to_pylist() == ["seen"]
     report = suite_report(
         suite,
         folder,
