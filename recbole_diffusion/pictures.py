@@ -7,6 +7,7 @@ grey is still read. A picture is the same file, byte for byte, when it is drawn 
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,17 @@ def bar_style(index: int) -> dict[str, Any]:
         "edgecolor": "white",
         "linewidth": 0,
     }
+
+
+def error_bars(lengths: Sequence[float | None]) -> list[float] | None:
+    """`yerr` of matplotlib's `errorbar`: no bar, not one of length 0, where nothing was measured.
+
+    Args:
+        lengths: of each point's bar to either side; None where there is none.
+    """
+    if all(length is None for length in lengths):
+        return None  # and none in the legend
+    return [math.nan if length is None else length for length in lengths]
 
 
 def over_counts(panels: Sequence[Any], used: int, counts: Sequence[int], label: str) -> None:

@@ -75,13 +75,20 @@ def _metrics(request: Request, table: str, curves: Sequence[TrainingCurve]) -> l
 
 def _drawn(table: str, groups: Mapping[str, Sequence[TrainingCurve]], metrics: Sequence[str]) -> Any:
     figure, panels = new_figure(2, len(metrics))
+    places = _places([curve for seeds in groups.values() for curve in seeds])
+    differ = len(places) > 1
     unit_name, unit_seconds = time_axis([curve for seeds in groups.values() for curve in seeds])
+    if differ:
+        groups = {
+            f"{label}, {' and '.join(place for place, labels in places.items() if label in labels)}": seeds
+            for label, seeds in groups.items()
+        }
     for row, metric in enumerate(metrics):
         by_epoch, by_time = panels[2 * row : 2 * row + 2]
         column, scale = VALID + metric, factor(metric)
         draw_curves(by_epoch, groups, column, scale=scale)
         draw_curves(by_time, groups, column, scale=scale, seconds=True, time_unit=unit_seconds)
-        by_time.set_xlabel(f"training time, {unit_name}")
+        by_time.set_xlabel(f"training time, {unit_name}" + ", not comparable: devices differ" * differ)
         words = [printed_name(metric), "validation", unit(metric)]
         by_epoch.set_ylabel(", ".join(word for word in words if word))
         for panel in (by_epoch, by_time):
@@ -141,8 +148,8 @@ def _summary(table: str, groups: Mapping[str, Sequence[TrainingCurve]], metric: 
     return f"{table}, validation, {unit(metric) or 'value'}, means over seeds\n{text_table(head, rows)}"
 
 
-def _other_places(curves: Sequence[TrainingCurve]) -> list[str]:
-    """Times of unlike devices or numbers of threads are no comparison; a line that says so."""
+def _places(curves: Sequence[TrainingCurve]) -> dict[str, dict[str, None]]:
+    """Device and number of threads -> the labels that were trained there."""
     places: dict[str, dict[str, None]] = {}
     for curve in curves:
         folder = curve.run.folder
@@ -151,6 +158,12 @@ def _other_places(curves: Sequence[TrainingCurve]) -> list[str]:
             threads = values_of(settings(folder), folder / CONFIG, ["num_threads"]).get("num_threads")
             place = f"a device not recorded yet with num_threads {threads or 'not set'}"
         places.setdefault(place, {})[curve.label] = None
+    return places
+
+
+def _other_places(curves: Sequence[TrainingCurve]) -> list[str]:
+    """Times of unlike devices or numbers of threads are no comparison; a line that says so."""
+    places = _places(curves)
     if len(places) < 2:
         return []
     said = [f"{', '.join(labels)} on {place}" for place, labels in places.items()]

@@ -249,7 +249,7 @@ def _text(dataset: str, found: Sequence[Difference], t_corrected: Sequence[float
     rows = [
         [
             f"{one.pair[0]} - {one.pair[1]}",
-            printed_name(one.metric),
+            _with_unit(one.metric),
             f"{one.seeds[0]}, {one.seeds[1]}",
             *(f"{value:.4f}" for value in (*one.means, one.value)),
             *(
@@ -264,7 +264,12 @@ def _text(dataset: str, found: Sequence[Difference], t_corrected: Sequence[float
         "95 % intervals; p of the paired t-test over users with Holm's correction for "
         f"{len(rows)} {'test' if len(rows) == 1 else 'tests'}"
     )
-    return f"{dataset}, {unit(found[0].metric) or 'value'}\n{text_table(header, rows)}\n{foot}"
+    return f"{dataset}\n{text_table(header, rows)}\n{foot}"
+
+
+def _with_unit(metric: str) -> str:
+    """A metric's printed name and, where it has one, its unit."""
+    return ", ".join(filter(None, [printed_name(metric), unit(metric)]))
 
 
 def _drawn(found: Sequence[Difference], metrics: Sequence[str]) -> Any:
@@ -280,11 +285,17 @@ def _drawn(found: Sequence[Difference], metrics: Sequence[str]) -> Any:
                 (one.over_seeds, 1.2, -0.2, COLOURS[1]),
             ):
                 if ends is not None:
-                    panel.plot([ends.low, ends.high], [place + shift] * 2, color=colour, linewidth=width)
+                    panel.plot(
+                        [ends.low, ends.high],
+                        [place + shift] * 2,
+                        color=colour,
+                        linewidth=width,
+                        solid_capstyle="butt",  # other caps reach beyond the interval, by half the line's width
+                    )
             panel.plot(one.value, place, "o", color="black", markersize=4)
         panel.set_yticks(range(len(pairs)), [f"{first}\n- {second}" for first, second in reversed(pairs)], fontsize=8)
         panel.set_ylim(-0.6, len(pairs) - 0.4)
-        panel.set_xlabel(", ".join(filter(None, [printed_name(metric), unit(metric)])))
+        panel.set_xlabel(_with_unit(metric))
     panels[0].plot([], [], color=COLOURS[0], linewidth=3.0, label="95 %, over users")
     panels[0].plot([], [], color=COLOURS[1], linewidth=1.2, label="95 %, over seeds")
     figure.legend(

@@ -33,7 +33,7 @@ from recbole_diffusion.benchmarking.statistics import (
 )
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.metrics import row_metrics
-from recbole_diffusion.pictures import bar_style, new_figure, save
+from recbole_diffusion.pictures import bar_style, error_bars, legend_below, new_figure, save
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,8 @@ def analyse(request: Request) -> Findings:
             lines += [[*about, name, float(values[name].mean()), *interval_of_users(values[name])] for name in metrics]
             rows.update({(group.grouping, group.name, name, run.name): values[name] for name in shown})
         logger.info("%s: %d rows", run.name, len(run))
-    files = [*_draw(request, lines, shown), request.write_csv("groups.csv", COLUMNS, lines)]
+    files = save(_drawn(lines, shown), request.output / "groups", about="metrics by item frequency and history length")
+    files.append(request.write_csv("groups.csv", COLUMNS, lines))
     if len(runs) > 1:
         pairs = itertools.combinations([run.name for run in runs], 2)
         files.append(request.write_csv("differences.csv", DIFFERENCES, differences(list(pairs), rows)))
@@ -204,7 +205,7 @@ def _text(runs: list[KeptRows], lines: list[list[Any]], shown: list[str]) -> str
     return text_table(header, rows)
 
 
-def _draw(request: Request, lines: list[list[Any]], shown: list[str]) -> list[Any]:
+def _drawn(lines: list[list[Any]], shown: list[str]) -> Any:
     runs = list(dict.fromkeys(line[0] for line in lines))
     figure, panels = new_figure(len(shown), 2)
     width = 0.8 / len(runs)
@@ -216,15 +217,15 @@ def _draw(request: Request, lines: list[list[Any]], shown: list[str]) -> list[An
             known = [(groups.index(name), *own[name]) for name in groups if name in own]
             x = [spot + (number - (len(runs) - 1) / 2) * width for spot, *_ in known]
             heights = [value for _, value, _, _ in known]
-            ends = [(value if low is None else low, value if high is None else high) for _, value, low, high in known]
-            below = [max(0.0, value - low) for value, (low, _) in zip(heights, ends, strict=True)]
-            above = [max(0.0, high - value) for value, (_, high) in zip(heights, ends, strict=True)]
+            below = error_bars([None if low is None else max(0.0, value - low) for _, value, low, _ in known])
+            above = error_bars([None if high is None else max(0.0, high - value) for _, value, _, high in known])
             panel.bar(x, heights, width, label=run, **bar_style(number))
-            panel.errorbar(x, heights, yerr=[below, above], fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+            if below is not None and above is not None:
+                panel.errorbar(x, heights, yerr=[below, above], fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
         panel.set_xticks(range(len(groups)), groups)
         panel.set_xlabel("asked item" if grouping == ITEMS else "items in the history")
         panel.set_ylabel(printed_name(metric))
         panel.grid(False, axis="x")
     if len(runs) > 1:
-        panels[0].legend(frameon=False, fontsize=8)
-    return save(figure, request.output / "groups", about="metrics by item frequency and history length")
+        legend_below(figure, panels)
+    return figure

@@ -81,6 +81,11 @@ def read_kept_rows(name: str, folder: Path) -> KeptRows:
     try:
         schema = pyarrow.parquet.read_schema(path)
         facts = json.loads((schema.metadata or {})[b"recbole_diffusion"])
+        if not {"user", "targets"} <= {*schema.names}:
+            raise UserError(
+                f"{path}: its rows name no users and items, as those kept in benchmarks/results do not; give the "
+                "folder that the run itself made, or repeat the run with save_per_user: parquet"
+            )
         names = [column for column in schema.names if column.partition("@")[0] in METRICS]
         table = pyarrow.parquet.read_table(path, columns=["user", "targets", "target_ranks", *names])
         targets, ranks = (table.column(column).combine_chunks() for column in ("targets", "target_ranks"))

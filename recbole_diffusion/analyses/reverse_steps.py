@@ -127,16 +127,17 @@ def _draw(request: Request, run: FinishedRun, points: list[Point], metrics: list
         for panel, name in zip(panels, shown, strict=False):
             place = 3 * metrics.index(name)
             panel.plot(steps, [point.cells[place] for point in own], label=chain, **line_style(number))
-            ends = [(point.cells[place + 1], point.cells[place + 2]) for point in own]
-            if all(low is not None for low, _ in ends):
-                lows, highs = zip(*ends, strict=True)
+            interval = [(point.cells[place + 1], point.cells[place + 2]) for point in own]
+            if all(low is not None for low, _ in interval):
+                lows, highs = zip(*interval, strict=True)
                 panel.fill_between(steps, lows, highs, color=line_style(number)["color"], alpha=0.15, linewidth=0)
             panel.set_ylabel(printed_name(name))
         times = [point.time.ranking for point in own]
+        ends = [[time.median - time.least for time in times], [time.most - time.median for time in times]]
         panels[len(shown)].errorbar(
             steps,
             [time.median for time in times],
-            yerr=[[time.median - time.least for time in times], [time.most - time.median for time in times]],
+            yerr=ends if own[0].time.rounds > 1 else None,
             capsize=2,
             **line_style(number),
         )

@@ -32,10 +32,11 @@ from recbole_diffusion.benchmarking.statistics import (
     user_parts,
 )
 from recbole_diffusion.models.base import evaluation_seed
-from recbole_diffusion.pictures import COLOURS, line_style, new_figure, over_counts, save
+from recbole_diffusion.pictures import COLOURS, error_bars, line_style, new_figure, over_counts, save
 
 logger = logging.getLogger(__name__)
 
+ABOUT = "accuracy and time against samplings averaged"
 OF_A_METRIC = ("", "_deviation", "_gain", "_gain_low", "_gain_high")
 
 
@@ -102,7 +103,7 @@ def analyse(request: Request) -> Findings:
     return Findings(
         _text(run, points, shown, seeds),
         [
-            *_draw(request, run, points, shown),
+            *save(_drawn(run, points, shown), request.output / "seed_averaging", about=ABOUT),
             request.write_csv("seed_averaging.csv", [*header, *RankingTime.COLUMNS], table),
         ],
     )
@@ -136,13 +137,13 @@ def _text(run: FinishedRun, points: list[Point], shown: list[str], seeds: int) -
     return "\n".join([title, text_table(header, rows), timed])
 
 
-def _draw(request: Request, run: FinishedRun, points: list[Point], shown: list[str]) -> list[Any]:
+def _drawn(run: FinishedRun, points: list[Point], shown: list[str]) -> Any:
     columns = min(3, len(shown) + 1)
     figure, panels = new_figure(columns, -(-(len(shown) + 1) // columns))
     numbers = [point.samples for point in points]
     for panel, name in zip(panels, shown, strict=False):
         summaries = [point.summary(name) for point in points]
-        spread = [summary.deviation or 0.0 for summary in summaries]
+        spread = error_bars([summary.deviation for summary in summaries])
         panel.errorbar(numbers, [summary.mean for summary in summaries], yerr=spread, capsize=3, **line_style(0))
         for point in points:
             values = [result[name] for result in point.results]
@@ -153,4 +154,4 @@ def _draw(request: Request, run: FinishedRun, points: list[Point], shown: list[s
     panel.set_ylabel(f"ms a user, {points[0].time.device}")
     over_counts(panels, len(shown) + 1, numbers, "samplings averaged")
     figure.suptitle(f"{run.config['model']} on {run.config['dataset']}", fontsize=11)
-    return save(figure, request.output / "seed_averaging", about="accuracy and time against samplings averaged")
+    return figure

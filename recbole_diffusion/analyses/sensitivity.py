@@ -31,7 +31,7 @@ from recbole_diffusion.benchmarking.published import Published, read_published, 
 from recbole_diffusion.benchmarking.results import RunRecord, read_run
 from recbole_diffusion.benchmarking.statistics import mean_interval, summarise
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.pictures import COLOURS, legend_below, line_style, new_figure, save
+from recbole_diffusion.pictures import COLOURS, error_bars, legend_below, line_style, new_figure, save
 from recbole_diffusion.suites.benchmark import SuiteResult
 
 Runs = Mapping[Variant, Sequence[RunRecord]]
@@ -146,7 +146,7 @@ def _drawn(grid: Grid, keys: Sequence[str], metrics: Sequence[str], runs: Runs, 
             panel.errorbar(
                 places,
                 [summary.mean for summary in summaries],
-                yerr=[summary.deviation or 0.0 for summary in summaries],
+                yerr=error_bars([summary.deviation for summary in summaries]),
                 capsize=3,
                 label=_WORDS[split],
                 **style,

@@ -50,12 +50,15 @@ class Summary:
 def summarise(values: Sequence[float]) -> Summary:
     """Mean and sample standard deviation, s = sqrt(sum (x - mean)^2 / (n - 1)), of one value a run.
 
+    The deviation of equal values is 0, whatever their mean is rounded to.
+
     Raises:
         ValueError: there is no value.
     """
     if not len(values):
         raise ValueError("a mean needs at least one run")
-    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    equal = min(values) == max(values)
+    deviation = None if len(values) == 1 else 0.0 if equal else float(np.std(values, ddof=1))
     return Summary(float(np.mean(values)), deviation, len(values))
 
 

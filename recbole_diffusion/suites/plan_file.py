@@ -52,7 +52,10 @@ def read_command(folder: Path | str) -> str:
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / SUITE_FILE
     if not file.is_file():
-        raise UserError(f"{folder} is no suite's folder: it has no {SUITE_FILE}")
+        raise UserError(
+            f"{folder} is no suite's folder: it has no {SUITE_FILE}; --suite must be a folder that recbole-diff "
+            "benchmark made for a suite, such as benchmark_runs/quick"
+        )
     facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return facts
 
@@ -86,5 +89,7 @@ def read_plan(folder: Path | str) -> list[PlannedRun]:
             )
             for entry in entries
         ]
+    except UserError:
+        raise
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{file} is not what a suite writes ({error}); run the suite again") from error

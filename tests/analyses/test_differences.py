@@ -13,8 +13,9 @@ import pyarrow.parquet
 import pytest
 from scipy import stats
 
+from recbole_diffusion.analyses.differences import Difference, _drawn, _text
 from recbole_diffusion.benchmarking.printed import exact_p_value
-from recbole_diffusion.benchmarking.statistics import welch_interval
+from recbole_diffusion.benchmarking.statistics import Interval, welch_interval
 from recbole_diffusion.command_line import main
 from tests.analyses.run_folders import epoch, write_run
 
@@ -97,7 +98,35 @@ def test_differences_and_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert {file.name for file in out.iterdir()} == {
         "differences.csv", "differences.png", "differences.svg", "costs.csv",
     }  # fmt: skip
-    assert "better - base: plain  NDCG@10   2, 2  41.0000  31.0000     10.0000" in capsys.readouterr().out
+    assert "better - base: plain  NDCG@10, percent   2, 2  41.0000  31.0000     10.0000" in capsys.readouterr().out
+
+
+def difference(metric: str, low: float, high: float) -> Difference:
+    """Between two models of one seed each."""
+    ends = Interval(low, high)
+    return Difference("small", ("a", "b"), metric, (1, 1), 9, (2.0, 1.0), ends, None, (0.5, 0.5))
+
+
+def test_a_line_is_as_long_as_its_interval() -> None:
+    figure = _drawn([difference("ndcg@10", -2.0, -0.001)], ["ndcg@10"])
+    lines = [line for line in figure.axes[0].lines if list(line.get_xdata()) == [-2.0, -0.001]]
+    assert [line.get_solid_capstyle() for line in lines] == ["butt"]
+
+
+def test_every_metric_has_its_own_unit() -> None:
+    said = _text("small", [difference("ndcg@10", 0.0, 1.0), difference("novelty@10", 0.0, 1.0)], [0.5, 0.5])
+    title, _, first, second, _ = said.splitlines()
+    assert title == "small"
+    assert first.split()[:5] == ["a", "-", "b", "NDCG@10,", "percent"] and second.split()[3:5] == ["NOVELTY@10", "1,"]
+
+
+@pytest.mark.parametrize("place", ["nowhere", "."])
+def test_no_suite(tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyse", "differences", f"--suite={tmp_path / place}", f"--output={tmp_path / 'out'}"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: {tmp_path / place} is no suite's folder: it has no suite.json; --suite must be a folder that "
+        "recbole-diff benchmark made for a suite, such as benchmark_runs/quick"
+    )
 
 
 def test_named_pairs(tmp_path: Path) -> None:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
 from recbole_diffusion import quick_start
+from recbole_diffusion.analyses import seed_averaging
 from recbole_diffusion.analyses.finished_run import FinishedRun, open_run
-from recbole_diffusion.analyses.groups import differences
-from recbole_diffusion.analyses.ranking_time import _timed
+from recbole_diffusion.analyses.groups import _drawn, differences
+from recbole_diffusion.analyses.ranking_time import RankingTime, Timing, _timed
 from recbole_diffusion.analyses.request import Request
 from recbole_diffusion.analyses.reverse_steps import chain_keys, default_grid
+from recbole_diffusion.analyses.seed_averaging import Point
 from recbole_diffusion.analyses.uncertainty import cosines, in_the_plane
 from recbole_diffusion.command_line import main
 from recbole_diffusion.config_files import Overrides
@@ -149,6 +153,15 @@ def test_seed_averaging(runs: Runs, tmp_path: Path) -> None:
     assert table.loc[1, ["ndcg@10_gain", "ndcg@10_gain_low"]].isna().all()
 
 
+def test_one_seed_of_the_noise_has_no_bar(runs: Runs, tmp_path: Path) -> None:
+    run, timing = opened(runs, tmp_path), Timing(1.0, 1.0, 1.0)
+    time = RankingTime(timing, timing, 8, 1, "cpu")
+    for values, bars in (([0.5], False), ([0.5, 0.5], True)):
+        point = Point(1, [{"ndcg@5": value} for value in values], pd.DataFrame(), time)
+        panel = seed_averaging._drawn(run, [point], ["ndcg@5"]).axes[0]
+        assert panel.containers[0].has_yerr == bars
+
+
 def opened(runs: Runs, folder: Path, **options: str) -> FinishedRun:
     request = Request({"checkpoint": str(runs["DiffuRec"].folder), **options}, Overrides(), folder)
     return open_run(request)
@@ -235,6 +248,25 @@ def test_differences_of_groups_are_of_users() -> None:
     assert line[:7] == ["one", "two", "all", "all", 2, "hit@1", 0.5]
 
 
+def test_the_picture_of_groups_hides_no_bar() -> None:
+    """The legend stands below the panels; a group of one user has no interval, which is none of length 0."""
+    lines: list[list[Any]] = [
+        [run, "DiffuRec", 1, grouping, group, 1, 2, 3, 4, 5, "hit@5", 0.5, *ends]
+        for run in ("one", "two")
+        for grouping, groups in {"item frequency": ["head", "long tail"], "history length": ["3"]}.items()
+        for group, ends in zip(groups, [(0.25, 1.0), (None, None)], strict=False)
+    ]
+    figure = _drawn(lines, ["hit@5"])
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "two"]
+    for panel in figure.axes[:2]:
+        assert panel.get_legend() is None and not panel.get_window_extent().overlaps(legend.get_window_extent())
+    segments = figure.axes[0].collections[0].get_segments()
+    assert [segment[:, 1].tolist() for segment in segments if len(segment)] == [[0.25, 1.0]]
+    assert not _drawn([line for line in lines if line[0] == "one"], ["hit@5"]).legends
+
+
 def check_lengths(runs: Runs, lines: pd.DataFrame) -> None:
     """The rows of each length are those of users who have as many items before their last one."""
     data = pd.read_csv(runs.data / "small" / "small.inter", sep="\t")
@@ -302,6 +334,16 @@ def test_groups_need_rows_of_one_test(runs: Runs, tmp_path: Path, capsys: pytest
     assert "one number between 0 and 1" in refused(capsys, folder, "groups", f"--runs={plain}", "--head_share=1")
     line = refused(capsys, folder, "groups", f"--runs={plain}", f"--data_path={tmp_path}")
     assert "small" in line
+
+
+def test_groups_need_rows_with_names(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = shutil.copytree(runs["SASRecCE"].folder, tmp_path / "kept")
+    file = kept / "per_user" / "test.parquet"
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).drop_columns(["user", "targets"]), file)
+    assert refused(capsys, tmp_path / "out", "groups", f"--runs={kept}") == (
+        f"error: {file}: its rows name no users and items, as those kept in benchmarks/results do not; give the "
+        "folder that the run itself made, or repeat the run with save_per_user: parquet"
+    )
 
 
 def test_a_model_that_is_not_sequential(runs: Runs, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from recbole_diffusion.analyses import sensitivity
 from recbole_diffusion.analyses.grid import Grid, variants_of
 from recbole_diffusion.analyses.request import Request
+from recbole_diffusion.benchmarking.results import read_run
 from recbole_diffusion.command_line import main
 from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.suites.benchmark import SuiteResult
@@ -72,6 +73,24 @@ def test_figures_of_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ("2", "1", 0.1), ("2", "2", 0.2), ("4", "1", 0.3), ("4", "2", 0.3),
     ]  # fmt: skip
     assert own[3]["folder"] == "sensitivity/4/2/run"
+
+
+@pytest.mark.parametrize(("seeds", "bars"), [([1, 1], []), ([2, 1], [7.071068]), ([2, 2], [7.071068, 0.0])])
+def test_a_bar_stands_where_a_deviation_was_measured(tmp_path: Path, seeds: list[int], bars: list[float]) -> None:
+    grid = Grid("sensitivity", "about", "DiffuRec", "small", None, variants_of(["n_layers"], [2, 4]), {}, (1,))
+    runs = {
+        variant: [
+            read_run(write_run(tmp_path / variant.value / str(seed), [epoch(1, 1.0, 0.5)], test=test, valid=0.5))
+            for seed, (test, _) in enumerate(FIGURES[variant.value][:number])
+        ]
+        for variant, number in zip(grid.variants, seeds, strict=True)
+    }
+    figure = sensitivity._drawn(grid, ["n_layers"], ["ndcg@10"], runs, {variant: [] for variant in runs})
+    test = figure.axes[0].containers[0]
+    assert test.get_label() == "test" and test.has_yerr == bool(bars)  # the legend has a bar where one may stand
+    lines = test[2][0].get_segments() if bars else []
+    lengths = [(line[1, 1] - line[0, 1]) / 2 for line in lines if len(line)]
+    assert lengths == pytest.approx(bars, abs=1e-5)
 
 
 def test_lambda_from_nothing_to_its_figures(

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from recbole_diffusion.analyses.convergence import _drawn
 from recbole_diffusion.analyses.request import Request
-from recbole_diffusion.analyses.training_curves import mean_curve, read_curves
+from recbole_diffusion.analyses.training_curves import by_label, curves_of, mean_curve, read_curves
+from recbole_diffusion.benchmarking.results import read_run
 from recbole_diffusion.command_line import main
 from recbole_diffusion.config_files import Overrides
 from recbole_diffusion.errors import UserError
@@ -81,6 +83,26 @@ def test_convergence_of_runs_says_where_times_differ(tmp_path: Path, capsys: pyt
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "Times are no comparison: A on cpu; two on a device not recorded yet with num_threads 2" in said
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_picture_says_where_times_differ(tmp_path: Path, threads: int) -> None:
+    names = ["one", "two"]
+    runs = [
+        write_run(tmp_path / name, [epoch(1, 1.0, 0.1)], finished=False, num_threads=number)
+        for name, number in zip(names, [1, threads], strict=True)
+    ]
+    curves = curves_of([read_run(run, name) for name, run in zip(names, runs, strict=True)])
+    figure = _drawn("small", by_label(curves), ["ndcg@10"])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    by_epoch, by_time = (panel.get_xlabel() for panel in figure.axes)
+    if threads == 1:
+        assert (labels, by_time) == (names, "training time, seconds")
+    else:
+        place = "a device not recorded yet with num_threads"
+        assert labels == [f"one, {place} 1", f"two, {place} 2"]
+        assert by_time == "training time, seconds, not comparable: devices differ"
+    assert by_epoch == "epoch"
 
 
 @pytest.mark.parametrize(

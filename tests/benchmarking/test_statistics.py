@@ -42,6 +42,12 @@ def test_deviation_is_that_of_a_sample() -> None:
     assert summary.deviation == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
 
 
+def test_equal_values_have_no_deviation() -> None:
+    values = [0.1, 0.1, 0.1]
+    assert float(np.std(values, ddof=1)) > 0  # the mean is rounded
+    assert summarise(values).deviation == 0.0 and summarise(np.array(values)).deviation == 0.0
+
+
 def test_one_run_has_no_deviation_and_none_is_an_error() -> None:
     assert summarise([0.5]).deviation is None
     with pytest.raises(ValueError, match="at least one run"):
