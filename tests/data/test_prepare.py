@@ -27,7 +27,7 @@ from recbole_diffusion.data import atomic_writing
 from recbole_diffusion.data.atomic_files import check_layout
 from recbole_diffusion.data.atomic_values import read_columns
 from recbole_diffusion.data.prepare import FeatureTable, Prepared, field_names, prepare
-from recbole_diffusion.data.tables import text_blocks
+from recbole_diffusion.data.tables import conversion, text_blocks
 from recbole_diffusion.errors import UserError
 
 ROOT = Path(recbole_diffusion.__file__).resolve().parents[1]
@@ -304,6 +304,31 @@ def test_the_first_bad_row_ends_it_or_all_are_left_out(
     assert list(result.dropped.values()) == [2]
     assert result.users == 3
     assert any("left out: 2 rows" in note and "log.csv:5: " in note for note in result.notes)
+
+
+@pytest.mark.parametrize("settings", [{"rating": "r"}, {"keep": ["r:float"]}, {"keep": ["r:float_seq"]}])
+def test_numbers_beyond_all_bounds_have_their_line(
+    made: Callable[..., Prepared], refused: Callable[..., str], settings: dict[str, Any]
+) -> None:
+    content = "user,item,time,r\nu1,i1,5,1e400\nu2,i2,6,2.5\n"
+    assert refused(content, **settings).startswith("log.csv:2: column 'r' is '1e400', not a finite number; write a")
+    result = made(content, bad_rows="drop", **settings)
+    assert lines(result)[1:] == ["u2\ti2\t6\t2.5"]
+    assert result.dropped == {"r: no number": 1}
+
+
+@pytest.mark.parametrize("kind", ["float", "float_seq"])
+def test_what_a_run_would_refuse_is_found_when_it_is_read_back(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    original = conversion.AtomicWriter.write
+
+    def faulty(self: Any, columns: Any) -> None:
+        original(self, [*columns[:-1], pa.array(["1e400"])])
+
+    monkeypatch.setattr(conversion.AtomicWriter, "write", faulty)
+    message = refused("user,item,time,r\nu1,i1,5,1\n", keep=[f"r:{kind}"])
+    assert message.startswith("what was written cannot be read back (d.inter:2: ")
 
 
 def test_the_earliest_of_several_faults_is_named(refused: Callable[..., str]) -> None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from recbole_diffusion.data import atomic_values
 from recbole_diffusion.data.atomic_fields import RequiredColumn
 from recbole_diffusion.data.atomic_files import check_layout
-from recbole_diffusion.data.atomic_values import read_columns
+from recbole_diffusion.data.atomic_values import read_columns, split_sequences
 from recbole_diffusion.data.atomic_writing import AtomicWriter, DistinctTokens
 from recbole_diffusion.data.progress import progress
 from recbole_diffusion.data.tables.delimited_text import DelimitedText
@@ -243,16 +243,33 @@ def _tell(path: Path, fields: Sequence[Field], bad_rows: BadRows, treatment: Tre
 
 
 def _check_written(path: Path, rows: int, fields: Sequence[Field]) -> None:
-    """Read a file back as a run will."""
+    """Read a file back as a run will.
+
+    Raises:
+        UserError: it reads otherwise than it was written.
+    """
+    try:
+        found = _read_back(path, fields)
+    except UserError as error:  # of a file that nobody will see: nothing in it for a person to correct
+        said = str(error).replace(str(path), path.name)
+        raise UserError(f"what was written cannot be read back ({said}); please report this") from error
+    if found != rows:
+        raise UserError(f"{path.name}: {rows} rows were written and {found} read back; the disk may be faulty")
+
+
+def _read_back(path: Path, fields: Sequence[Field]) -> int:
+    """The rows of a file; where it is small, its values are read too."""
     required = [RequiredColumn(one.name, "field", one.type, "a run") for one in fields if one.role]
     file = check_layout(path, required=required)
-    if file.rows != rows:
-        raise UserError(f"{path.name}: {rows} rows were written and {file.rows} read back; the disk may be faulty")
     if path.stat().st_size <= _READ_BACK_BYTES:
         identifiers = [one.name for one in fields if one.role in ("user", "item")]
         times = [one.name for one in fields if one.role == "time"]
         with _quiet(atomic_values.logger):
-            read_columns(file, [one.name for one in fields], identifiers=identifiers, times=times)
+            values = read_columns(file, [one.name for one in fields], identifiers=identifiers, times=times)
+            for one in fields:
+                if one.type == "float_seq":
+                    split_sequences(file, one.name, values[one.name], " ")
+    return file.rows
 
 
 @contextlib.contextmanager
