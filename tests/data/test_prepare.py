@@ -551,9 +551,44 @@ def test_features_that_are_missing_or_repeated_are_counted(made: Callable[..., P
     )
 
 
+def test_each_text_is_written_its_own_way(made: Callable[..., Prepared], tmp_path: Path) -> None:
+    (tmp_path / "items.tsv").write_text("item\ttitle\ni1\tGrün, teuer\ni2\tx\n", encoding="utf-8")
+    (tmp_path / "users.csv").write_bytes("# ages\nuser|town\nu1|'Orléans\nü2|\"x\n".encode("utf-16-le"))
+    result = made(
+        "# made by x\nuser;item;time\nu1;i1;5\nü2;i2;6\n".encode("cp1252"),
+        separator=";",
+        encoding="cp1252",
+        skip_lines=1,
+        items=FeatureTable(tmp_path / "items.tsv"),
+        users=FeatureTable(tmp_path / "users.csv", separator="pipe", quote="none", encoding="utf-16-le", skip_lines=1),
+    )
+    assert lines(result)[1:] == ["u1\ti1\t5", "ü2\ti2\t6"]
+    assert lines(result, ".item")[1:] == ["i1\tGrün, teuer", "i2\tx"]
+    assert lines(result, ".user")[1:] == ["u1\t'Orléans", 'ü2\t"x']
+
+
+def test_keys_of_text_are_refused_for_parquet(
+    made: Callable[..., Prepared], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    said = {"columns": ["a", "b", "c"], "encoding": "cp1252", "separator": ";", "quote": "none", "skip_lines": 3}
+    for key, value in said.items():
+        message = refused(parquet_log(), **{key: value})
+        assert message.startswith(f"log.csv: this is Parquet, which says itself how it is written; leave out {key}=")
+    parquet.write_table(pa.table({"item": ["1", "2"], "title": ["a", "b"]}), tmp_path / "items")
+    items = FeatureTable(tmp_path / "items", encoding="cp1252", skip_lines=1)
+    assert "items: this is Parquet, " in (message := refused(LOG, items=items))
+    assert message.endswith("leave out items_encoding= and items_skip_lines=, for text alone")
+    assert "separator" not in refused(pa.table({"who": ["u"]}))
+    plain = FeatureTable(tmp_path / "items")
+    assert made(LOG.replace(",i1", ",1").replace(",i2", ",2"), skip_lines=0, items=plain).items == 2
+
+
 @pytest.mark.parametrize(
     ("content", "settings", "expected"),
     [
+        ("i1,a\ni2,b\n", {}, "columns are 'i1', 'a'"),
+        ("1,a\n2,b\n", {}, "a row of data\\? Then items_columns= gives their names"),
+        ("one\n", {"separator": ","}, "the only column is 'one': items_separator= says what separates columns"),
         (
             "item,title\nx,a\n",
             {},
@@ -590,7 +625,7 @@ def test_features_that_cannot_be(
     if expected is None:
         assert made(LOG, items=table).files[1].name == "d.item"
     else:
-        assert re.match(expected, refused(LOG, items=table))
+        assert re.search(expected, refused(LOG, items=table))
 
 
 # ---- whole or not at all ----

@@ -90,7 +90,7 @@ def open_tables(paths: Sequence[Path], format: TextFormat) -> list[TableFile]:
     """The parts of a table, Parquet by their first bytes, else text. Parts must have the columns of the first.
 
     Raises:
-        UserError: a part cannot be read or lacks a column.
+        UserError: a part cannot be read or lacks a column; ``format`` says how text is written and this is Parquet.
     """
     tables = [_open_table(path, format) for path in paths]
     for table in tables[1:]:
@@ -106,7 +106,14 @@ def _open_table(path: Path, format: TextFormat) -> TableFile:
             start = file.read(len(PARQUET_MAGIC))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
-    return ParquetTable(path) if start == PARQUET_MAGIC else DelimitedText(path, format)
+    if start != PARQUET_MAGIC:
+        return DelimitedText(path, format)
+    if format.said:
+        keys = " and ".join(f"{key}=" for key in format.said)
+        raise UserError(
+            f"{path}: this is Parquet, which says itself how it is written; leave out {keys}, for text alone"
+        )
+    return ParquetTable(path)
 
 
 def write_atomic_file(
@@ -205,11 +212,13 @@ class _HeaderLines:
         }
         self._first = False
         self._text = False
+        self._columns_key = ""
 
     def begin(self, table: TableFile) -> None:
         """Another part begins."""
         self._first = True
-        self._text = isinstance(table, DelimitedText)
+        self._text = table.is_text
+        self._columns_key = f"{table.key_prefix}columns="
 
     def find(self, texts: Mapping[str, pa.Array]) -> list[Fault]:
         """The headers among the rows of a batch."""
@@ -220,7 +229,7 @@ class _HeaderLines:
         values = {texts[name][0].as_py(): role for name, (role, _) in self._columns.items()}
         if first and len(values) == 2 and all(is_role_name(role, value) for value, role in values.items()):
             what = f"the header ({', '.join(values)}) where the first row should be"
-            remedy = "leave out columns=, the file has names of its own"
+            remedy = f"leave out {self._columns_key}, the file has names of its own"
             return fault(np.arange(rows) == 0, "a header", lambda row: what, remedy)
         again = np.ones(rows, dtype=bool)
         for name, (_, column) in self._columns.items():

@@ -77,9 +77,11 @@ class TableFile(Protocol):
 
     path: Path
     names: tuple[str, ...]
+    key_prefix: str  # what the keys begin with that say how text is written, for messages
     total: int
     unit: str
     done: int
+    is_text: bool
 
     @property
     def notes(self) -> list[str]:

@@ -19,6 +19,8 @@ class ParquetTable:
     """A Parquet file, read row group by row group."""
 
     unit = " rows"
+    is_text = False
+    key_prefix = ""
 
     def __init__(self, path: Path) -> None:
         """Open the file.

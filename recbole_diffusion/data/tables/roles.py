@@ -113,9 +113,10 @@ def listing(table: TableFile) -> str:
     """The columns of a table, for a message."""
     names = ", ".join(map(shown, table.names[:30])) + ("..." if len(table.names) > 30 else "")
     if table.looks_headless:
-        return f"columns are {names}: a row of data? Then columns= gives their names"
+        return f"columns are {names}: a row of data? Then {table.key_prefix}columns= gives their names"
     if len(table.names) == 1:
-        return f"the only column is {names}: separator= says what separates columns"
+        says = f": {table.key_prefix}separator= says what separates columns" if table.is_text else ""
+        return f"the only column is {names}{says}"
     return f"columns are {names}"
 
 
