@@ -169,14 +169,14 @@ def prepare(
     distinct = {user_field: DistinctTokens(), item_field: DistinctTokens()}
     try:
         with StagingFolder(folder) as staging:
-            tables = open_tables(table_paths(Path(input)), format)
+            tables = open_tables(table_paths(Path(input)), format, treatment)
             wanted = {"user": user, "item": item, "time": time, "rating": rating}
             fields = _interaction_fields(tables[0], names, wanted, keep, times, treatment)
             rows = write_atomic_file(tables, fields, staging.path / targets[0].name, treatment, distinct)
             used = {field.name for field in fields}
             for role, field, features in (("item", item_field, items), ("user", user_field, users)):
                 if features is not None:
-                    parts = open_tables(table_paths(Path(features.path)), formats[role])
+                    parts = open_tables(table_paths(Path(features.path)), formats[role], treatment)
                     target = staging.path / f"{dataset}.{role}"
                     key = Field(field, "token", None, role)
                     used |= _write_features(features, parts, key, target, treatment, distinct[field], used)
@@ -273,8 +273,11 @@ def _interaction_fields(
             roles = " and ".join(role for role, source in found.items() if source == name)
             raise UserError(f"{table.path}: column {name!r} cannot be the {roles} at once")
     left = [name for name in table.names if name not in sources]
-    if left:
-        treatment.note(f"{table.path}: left out are the columns {', '.join(left)} (keep= takes them in)")
+    named = [name for name in left if name.strip()]
+    if named:
+        treatment.note(f"{table.path}: left out are the columns {', '.join(named)} (keep= takes them in)")
+    if len(named) < len(left):
+        treatment.note(f"{table.path}: left out: {counted(len(left) - len(named), 'column')} without a name")
     return fields
 
 

@@ -130,6 +130,15 @@ def test_columns_that_are_left_out_are_named(made: Callable[..., Prepared], tmp_
     assert "log.csv: left out are the columns rating, x (keep= takes them in)" in notes(result, tmp_path)
 
 
+def test_columns_without_a_name_are_counted(made: Callable[..., Prepared], tmp_path: Path) -> None:
+    said = notes(made(",user,item,time, \n0,u1,i1,5,x\n"), tmp_path)  # as pandas writes an index
+    assert "log.csv: left out: 2 columns without a name" in said
+    assert not any("left out are" in note for note in said)
+    assert "left out: 1 column without a name" in " ".join(
+        made(",user,item,time,x\n0,u1,i1,5,x\n", overwrite=True).notes
+    )
+
+
 def test_the_order_of_the_rows_can_be_the_time(made: Callable[..., Prepared]) -> None:
     result = made("user,item\nu1,i1\n,i2\nu1,i3\n", time="row", bad_rows="drop")
     assert lines(result)[1:] == ["u1\ti1\t1", "u1\ti3\t2"]
@@ -250,7 +259,13 @@ def test_columns_are_taken_by_name_when_one_alone_can_be_meant(
         ("1,2,3,978300760", {}, "columns are '1', .*: a row of data\\? Then columns= gives their names"),
         ("user;item;time;x", {"separator": ","}, "the only column is .*: separator= says what separates columns"),
         ("user,item,time,x", {"user": "usr"}, r"no column 'usr' \(user\); columns are .* \(did you mean 'user'\?\)"),
-        ("user,item,time,time", {"time": "time"}, r"2 columns are named 'time' \(time\); names must differ"),
+        (
+            "user,item,time,time",
+            {"time": "time"},
+            r"2 columns are named 'time' \(time\); names must differ: rename one$",
+        ),
+        ("user,item,time,time", {}, r"2 columns are named 'time' \(time\); names must differ: rename one$"),
+        ("user,time,time,asin,ts", {}, "the time may be 'time' or 'ts'; columns are"),
         ("user,User,item,time", {"user": "USER"}, "2 columns are named 'USER'"),
         ("user,item,time,x", {"user": "item", "item": "item"}, "column 'item' cannot be the user and item at once"),
         ("user,item,time,x", {"rating": "time", "time": "time"}, "column 'time' cannot be the time and rating at once"),
@@ -484,6 +499,69 @@ def test_parquet_parts(tmp_path: Path) -> None:
         parquet.write_table(parquet_log(user=[f"u{number}"] * 3), tmp_path / "parts" / f"part-{number}.snappy.parquet")
     result = prepare(tmp_path / "parts", "d", data_path=tmp_path, show_progress=False)
     assert [line.split("\t")[0] for line in lines(result)[1:]] == ["u0"] * 3 + ["u1"] * 3
+
+
+def parts_of(tmp_path: Path, *contents: str | pa.Table) -> Path:
+    """A folder with a part of each content, in this order."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for number, content in enumerate(contents):
+        if isinstance(content, pa.Table):
+            parquet.write_table(content, folder / f"part-{number}.parquet")
+        else:
+            (folder / f"part-{number}.csv").write_text(content, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("bad_rows", ["refuse", "drop"])
+@pytest.mark.parametrize(
+    ("contents", "first", "count"),
+    [
+        (("user,item,time\n", LOG, "user,item,time\n\n"), "part-0.csv: a header but no row after it", 2),
+        (("", LOG, "\n\n"), "part-0.csv: the file is empty (zero bytes)", 2),
+        ((LOG, ""), "part-1.csv: the file is empty (zero bytes)", 1),
+    ],
+)
+def test_parts_without_rows_are_passed_over(
+    tmp_path: Path, contents: tuple[str, ...], first: str, count: int, bad_rows: str
+) -> None:
+    folder = parts_of(tmp_path, *contents)
+    result = prepare(folder, "d", data_path=tmp_path / "data", bad_rows=bad_rows, show_progress=False)
+    assert lines(result)[1:] == ["u1\ti1\t5", "u2\ti2\t6", "u1\ti2\t7"]
+    assert result.dropped == {}
+    said = f"parts: passed over: {count} part{'s' * (count > 1)} without rows, first parts{os.sep}{first}"
+    assert any(note.startswith(said) for note in notes(result, tmp_path))
+
+
+def test_parquet_parts_without_rows_are_passed_over(tmp_path: Path) -> None:
+    log = pa.table({"user": ["u1"], "item": [1], "time": [5], "price": [1.5]})
+    nothing = log[:0].set_column(3, "price", pa.nulls(0))  # the types of the part without rows say nothing
+    folder = parts_of(tmp_path, nothing, log, log[:0])
+    result = prepare(folder, "d", data_path=tmp_path / "data", keep=["price"], show_progress=False)
+    assert lines(result) == ["user_id:token\titem_id:token\ttimestamp:float\tprice:float", "u1\t1\t5\t1.5"]
+    (folder / "part-1.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match=r"part-1.parquet: the file is empty \(zero bytes\)"):
+        prepare(folder, "e", data_path=tmp_path / "data", show_progress=False)
+
+
+@pytest.mark.parametrize("bad_rows", ["refuse", "drop"])
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        (("user,item,time\n", "user,item,time\n"), "parts: no part of it holds a row; give a table with rows"),
+        (("", ""), "parts: no part of it holds a row; give"),
+        (("", "user,item,time\n"), "part-1.csv: a header but no row after it"),
+        ((parquet_log()[:0],) * 2, "parts: no part of it holds a row; give"),
+        (("user,item,time\n", "user,item\nu,i\n"), "part-1.csv: no column 'time', which part-0.csv has"),
+    ],
+)
+def test_a_table_without_any_row_is_refused(
+    tmp_path: Path, contents: tuple[str | pa.Table, ...], expected: str, bad_rows: str
+) -> None:
+    folder = parts_of(tmp_path, *contents)
+    with pytest.raises(UserError, match=re.escape(expected)):
+        prepare(folder, "d", data_path=tmp_path / "data", bad_rows=bad_rows, show_progress=False)
+    assert not (tmp_path / "data").exists()
 
 
 def test_folders_that_are_no_table(tmp_path: Path) -> None:

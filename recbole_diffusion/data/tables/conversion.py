@@ -20,7 +20,7 @@ from recbole_diffusion.data.atomic_writing import AtomicWriter, DistinctTokens
 from recbole_diffusion.data.progress import progress
 from recbole_diffusion.data.tables.delimited_text import DelimitedText
 from recbole_diffusion.data.tables.dialects import TextFormat
-from recbole_diffusion.data.tables.files import PARQUET_MAGIC, BadRows, Batch, TableFile, counted
+from recbole_diffusion.data.tables.files import PARQUET_MAGIC, BadRows, Batch, NoRows, TableFile, counted
 from recbole_diffusion.data.tables.parquet import ParquetTable
 from recbole_diffusion.data.tables.roles import KeptColumn, is_role_name
 from recbole_diffusion.data.tables.times import TimeColumn
@@ -86,18 +86,44 @@ class Field:
     role: str = ""
 
 
-def open_tables(paths: Sequence[Path], format: TextFormat) -> list[TableFile]:
+def open_tables(paths: Sequence[Path], format: TextFormat, treatment: Treatment) -> list[TableFile]:
     """The parts of a table, Parquet by their first bytes, else text. Parts must have the columns of the first.
 
+    Parts with nothing in them are passed over, which is noted.
+
     Raises:
+        NoRows: there is nothing in any of them.
         UserError: a part cannot be read or lacks a column; ``format`` says how text is written and this is Parquet.
     """
-    tables = [_open_table(path, format) for path in paths]
+    tables: list[TableFile] = []
+    empty: list[NoRows] = []
+    for path in paths:
+        try:
+            tables.append(_open_table(path, format))
+        except NoRows as error:
+            if path.suffix == ".parquet" and path.stat().st_size == 0:  # not even Parquet: a copy that failed
+                raise
+            empty.append(error)
+    _pass_over(empty, len(paths), paths[0], treatment)
     for table in tables[1:]:
         for name in tables[0].names:
             if name not in table.names:
                 raise UserError(f"{table.path}: no column {name!r}, which {tables[0].path.name} has; parts must agree")
     return tables
+
+
+def _pass_over(empty: Sequence[NoRows], parts: int, path: Path, treatment: Treatment) -> None:
+    """Say that parts of the table of ``path`` hold no row.
+
+    Raises:
+        NoRows: none of all ``parts`` holds one.
+    """
+    if parts == 1 and empty:
+        raise empty[0]
+    if len(empty) == parts:
+        raise NoRows(f"{path.parent}: no part of it holds a row; give a table with rows")
+    if empty:
+        treatment.note(f"{path.parent}: passed over: {counted(len(empty), 'part')} without rows, first {empty[0]}")
 
 
 def _open_table(path: Path, format: TextFormat) -> TableFile:
@@ -136,15 +162,17 @@ def write_atomic_file(
         The number of rows written.
 
     Raises:
+        NoRows: there is none.
         UserError: a row cannot be taken, or none is left.
     """
     bad_rows = BadRows(treatment.drop)
     sources = list(dict.fromkeys(field.column.name for field in fields if field.column is not None))
     headers = _HeaderLines(fields)
+    empty: list[NoRows] = []
     with AtomicWriter(target, [f"{field.name}:{field.type}" for field in fields]) as writer:
         for table in tables:
             headers.begin(table)
-            for batch in _batches(table, sources, bad_rows, treatment):
+            for batch in _batches(table, sources, bad_rows, treatment, empty):
                 texts, faults = _convert(batch, fields)
                 taken = _taken(batch, headers.find(texts) + faults, bad_rows)
                 rows = batch.rows if taken is None else int(taken.sum())
@@ -158,6 +186,7 @@ def write_atomic_file(
                         one.column.observe(texts[one.name])
                 writer.write([texts.get(field.name, numbers) for field in fields])
     path = tables[0].path if len(tables) == 1 else tables[0].path.parent
+    _pass_over(empty, len(tables), tables[0].path, treatment)
     _tell(path, fields, bad_rows, treatment)
     if writer.rows == 0:
         raise UserError(f"{path}: no row is left; {'; '.join(bad_rows.first.values())}")
@@ -165,11 +194,17 @@ def write_atomic_file(
     return writer.rows
 
 
-def _batches(table: TableFile, names: Sequence[str], bad_rows: BadRows, treatment: Treatment) -> Iterator[Batch]:
+def _batches(
+    table: TableFile, names: Sequence[str], bad_rows: BadRows, treatment: Treatment, empty: list[NoRows]
+) -> Iterator[Batch]:
+    """The rows of one part; that it has none goes to ``empty``."""
     with progress(table.path.name, table.total, table.unit, shown=treatment.show_progress) as bar:
-        for batch in table.batches(names, bad_rows):
-            yield batch
-            bar.update(table.done - bar.n)
+        try:
+            for batch in table.batches(names, bad_rows):
+                yield batch
+                bar.update(table.done - bar.n)
+        except NoRows as error:
+            empty.append(error)
     for note in table.notes:
         treatment.note(f"{table.path}: {note}")
 

@@ -18,7 +18,15 @@ import pyarrow.csv as arrow_csv
 
 from recbole_diffusion.data.atomic_fields import shown
 from recbole_diffusion.data.tables.dialects import QUOTE, TextFormat, codec_of, marked_encoding, settle, split_lines
-from recbole_diffusion.data.tables.files import PARQUET_MAGIC, BadRows, Batch, counted, refuse, refuse_other_kinds
+from recbole_diffusion.data.tables.files import (
+    PARQUET_MAGIC,
+    BadRows,
+    Batch,
+    NoRows,
+    counted,
+    refuse,
+    refuse_other_kinds,
+)
 from recbole_diffusion.data.tables.text_blocks import Block, Damage, TextBlocks, ToUtf8, open_bytes
 from recbole_diffusion.data.tables.values import NUMBER
 
@@ -33,6 +41,7 @@ class DelimitedText:
         format: what is known about it.
 
     Raises:
+        NoRows: nothing in it.
         UserError: not a text table, damaged, of an unknown encoding or separator, or with a header that does not fit.
     """
 
@@ -91,12 +100,13 @@ class DelimitedText:
             filled = np.flatnonzero(block.records[2])
             if len(filled):
                 return split_lines(block.record(int(filled[0])).split("\n"), block.separator, block.quoted)[0]
-        return refuse(self.path, "no line with anything in it", "give a file with a header and rows")
+        return refuse(self.path, "no line with anything in it", "give a file with a header and rows", error=NoRows)
 
     def batches(self, names: Sequence[str], bad_rows: BadRows) -> Iterator[Batch]:
         """Rows in batches; all columns hold text.
 
         Raises:
+            NoRows: there was no row, but for those that were dropped.
             UserError: the text is damaged somewhere, or a row has too many or too few fields and is not to be dropped.
         """
         records = 0
@@ -120,7 +130,7 @@ class DelimitedText:
                 self.empty_lines += block.data.count(b"\n")
         self.done = blocks.done
         if records == 0:
-            refuse(self.path, "a header but no row after it", "give a file with interactions")
+            refuse(self.path, "a header but no row after it", "give a file with rows", error=NoRows)
 
     def _parse(self, block: Block, names: Sequence[str], bad_rows: BadRows) -> tuple[Batch, int]:
         """The rows of a block that have as many fields as the header, and how many have not."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_diffusion.data.atomic_fields import shown
-from recbole_diffusion.data.tables.files import refuse
+from recbole_diffusion.data.tables.files import NoRows, refuse
 from recbole_diffusion.errors import UserError
 
 QUOTE = '"'
@@ -125,6 +125,7 @@ def settle(path: Path, sample: bytes, complete: bool, format: TextFormat, codec:
         codec: its encoding.
 
     Raises:
+        NoRows: there is no line with anything in it.
         UserError: several separators would do, or one that is said cannot be.
     """
     notes: list[str] = []
@@ -144,7 +145,7 @@ def settle(path: Path, sample: bytes, complete: bool, format: TextFormat, codec:
         separator = separator or first[1]
     lines = [line for line in lines if line][:_SAMPLE_LINES]
     if not lines:
-        refuse(path, "no line with anything in it", "give a file with a header and rows")
+        refuse(path, "no line with anything in it", "give a file with a header and rows", error=NoRows)
     if separator is None:
         separator = _guess(path, lines, format)
         if separator != _BY_SUFFIX.get(_suffix(path)):
