@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from recbole_diffusion.errors import UserError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_YEARS = range(1678, 2262)  # what int64 nanoseconds reach wholly
 _REMEDY = "write it as for strptime, e.g. %d.%m.%Y %H:%M"
 
 # Directives that say the year; and sets of directives, one of each of which says the day within it.
@@ -82,8 +81,6 @@ class DateFormat:
         try:
             read = datetime.strptime(text, self.format)
         except ValueError:
-            return None
-        if read.year in _YEARS:
             return None
         moment = read if read.tzinfo is not None else read.replace(tzinfo=timezone.utc)
         return (moment - _EPOCH) // timedelta(microseconds=1)
