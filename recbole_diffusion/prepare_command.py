@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recbole_diffusion.command_options import converted, messages, truth
 from recbole_diffusion.errors import UserError
@@ -23,11 +23,11 @@ OPTIONS: dict[str, str] = {
     "time": "COLUMN of times: numbers or dates; row: the order of the rows",
     "rating": "COLUMN that becomes rating:float",
     "keep": "COLUMN,COLUMN:TYPE,... that are kept too; TYPE is token, float, token_seq or float_seq",
-    "separator": "what stands between fields: ',' or tab, semicolon, pipe, space, '::' ... (default: found out)",
+    "separator": "what stands between its fields: ',' or tab, semicolon, pipe, space, '::' (default: found out)",
     "quote": "'\"' where values may stand in quotes, none where quotes are ordinary characters",
-    "encoding": "the text's encoding, e.g. cp1252 (default: utf-8)",
-    "columns": "NAME,NAME,... of the columns of a file without a header",
-    "skip_lines": "NUMBER of lines before the header",
+    "encoding": "its text's encoding, e.g. cp1252 (default: utf-8)",
+    "columns": "NAME,NAME,... of its columns where it has no header",
+    "skip_lines": "NUMBER of lines before its header",
     "time_format": "how dates are written, e.g. %d.%m.%Y %H:%M; numbers and ISO dates need none",
     "time_unit": "s, ms, us or ns: what numbers in the time column count (default: kept as they are)",
     "sequence_separator": "what separates elements in the text of a sequence, e.g. '|' (default: a blank)",
@@ -37,10 +37,18 @@ OPTIONS: dict[str, str] = {
     "items_key": "COLUMN of items in it",
     "items_keep": "COLUMN,COLUMN:TYPE,... to take from it (default: all)",
     "items_columns": "NAME,NAME,... of its columns where it has no header",
+    "items_separator": "what stands between its fields (likewise quote, encoding, skip_lines; default: as above)",
+    "items_quote": "'\"' or none",
+    "items_encoding": "its text's encoding",
+    "items_skip_lines": "NUMBER of lines before its header",
     "users": "FILE with features of users, which becomes the .user file",
     "users_key": "COLUMN of users in it",
     "users_keep": "COLUMN,COLUMN:TYPE,... to take from it (default: all)",
     "users_columns": "NAME,NAME,... of its columns where it has no header",
+    "users_separator": "what stands between its fields (likewise quote, encoding, skip_lines; default: as above)",
+    "users_quote": "'\"' or none",
+    "users_encoding": "its text's encoding",
+    "users_skip_lines": "NUMBER of lines before its header",
     "show_progress": "False: no progress bar",
 }
 FLAGS: dict[str, str] = {
@@ -58,7 +66,8 @@ examples:
 """
 
 _LISTS = ("keep", "columns")
-_TABLE_KEYS = ("key", *_LISTS)
+_TABLE_TEXTS = ("key", "separator", "quote", "encoding")
+_TABLE_KEYS = (*_TABLE_TEXTS, *_LISTS, "skip_lines")
 
 
 def run(options: Mapping[str, str], flags: set[str], program: str) -> str:
@@ -77,13 +86,17 @@ def run(options: Mapping[str, str], flags: set[str], program: str) -> str:
     for key in ("input", "dataset"):
         if key not in options:
             raise UserError(f"prepare needs --{key}={OPTIONS[key].split()[0]}")
-    tables: dict[str, FeatureTable | None] = {}
+    tables: dict[str, FeatureTable] = {}
     for role in ("items", "users"):
         of_table = {key: options[f"{role}_{key}"] for key in _TABLE_KEYS if f"{role}_{key}" in options}
         if of_table and role not in options:
             raise UserError(f"--{role}_{next(iter(of_table))} goes with --{role}=FILE, which is not given")
-        lists = {key: _names(f"{role}_{key}", of_table[key]) for key in _LISTS if key in of_table}
-        tables[role] = FeatureTable(options[role], of_table.get("key"), **lists) if role in options else None
+        if role in options:
+            texts = {key: of_table[key] for key in _TABLE_TEXTS if key in of_table}
+            lists = {key: _names(f"{role}_{key}", of_table[key]) for key in _LISTS if key in of_table}
+            skip = converted(options, f"{role}_skip_lines", int, "a number of lines") or 0
+            given: dict[str, Any] = {**texts, **lists, "skip_lines": skip}
+            tables[role] = FeatureTable(options[role], **given)
     texts = {
         key: options[key]
         for key in OPTIONS
@@ -101,8 +114,8 @@ def run(options: Mapping[str, str], flags: set[str], program: str) -> str:
             show_progress=converted(options, "show_progress", truth, "True or False") is not False,
             trim="trim" in flags,
             overwrite="overwrite" in flags,
-            items=tables["items"],
-            users=tables["users"],
+            items=tables.get("items"),
+            users=tables.get("users"),
             **texts,
         )
     return _report(made, program)

@@ -176,6 +176,11 @@ def test_evaluate_gets_its_checkpoint(called: list[Any]) -> None:
         ),
         (["prepare", "--input=x.csv", "--dataset=x", "--keep=a,,b"], "--keep=a,,b: a name is empty"),
         (["prepare", "--input=x.csv", "--dataset=x", "--items_key=a"], "--items_key goes with --items=FILE"),
+        (["prepare", "--input=x.csv", "--dataset=x", "--users_encoding=a"], "--users_encoding goes with --users=FILE"),
+        (
+            ["prepare", "--input=x.csv", "--dataset=x", "--items=x", "--items_skip_lines=two"],
+            "--items_skip_lines is 'two'; it must be a number",
+        ),
         (["--model=diffurec", "--help"], "did you mean 'DiffuRec'"),
     ],
 )
@@ -277,14 +282,16 @@ def test_every_key_of_prepare_reaches_it(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(preparing, "prepare", record)
     lists = {"keep", "columns", "items_keep", "items_columns", "users_keep", "users_columns"}
-    own = {"skip_lines": "2", "show_progress": "False", **dict.fromkeys(lists, 'a,"b,c":float')}
+    skipped = dict.fromkeys(("skip_lines", "items_skip_lines", "users_skip_lines"), "2")
+    own = {**skipped, "show_progress": "False", **dict.fromkeys(lists, 'a,"b,c":float')}
     keys = {key: own.get(key, f"{key} value") for key in prepare_command.OPTIONS}
     flags = [f"--{flag}" for flag in prepare_command.FLAGS]
     assert main(["prepare", *flags, *(f"--{key}={value}" for key, value in keys.items())]) == 0
     (call,) = calls
     names = ["a", "b,c:float"]
     for role in ("items", "users"):
-        table = preparing.FeatureTable(f"{role} value", f"{role}_key value", names, names)
+        written = [f"{role}_{key} value" for key in ("separator", "quote", "encoding")]
+        table = preparing.FeatureTable(f"{role} value", f"{role}_key value", names, names, *written, 2)
         assert call.pop(role) == table
     assert call.pop("keep") == call.pop("columns") == names
     assert (call.pop("skip_lines"), call.pop("show_progress")) == (2, False)

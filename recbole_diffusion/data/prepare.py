@@ -43,13 +43,24 @@ class FeatureTable:
         path: the file or folder.
         key: the column with the item or user; None looks for it by name.
         keep: columns as ``NAME`` or ``NAME:TYPE``; None keeps all.
-        columns: names of the columns of a file without a header.
+        columns: names of the columns of a text without a header.
+        separator, quote, encoding, skip_lines: how its text is written, as in :func:`prepare`; what is said there
+            about the interactions does not hold here.
     """
 
     path: str | Path
     key: str | None = None
     keep: Sequence[str] | None = None
     columns: Sequence[str] | None = None
+    separator: str | None = None
+    quote: str | None = None
+    encoding: str | None = None
+    skip_lines: int = 0
+
+    def text_format(self, key_prefix: str) -> TextFormat:
+        """What is said about its text."""
+        columns = None if self.columns is None else tuple(self.columns)
+        return TextFormat(self.separator, self.quote, self.encoding, columns, self.skip_lines, key_prefix)
 
 
 @dataclass(frozen=True)
@@ -118,11 +129,11 @@ def prepare(
         keep: further columns, ``NAME`` or ``NAME:TYPE``, type one of RecBole's four.
         items: features of items, which become the ``.item`` file.
         users: features of users, which become the ``.user`` file.
-        separator: what stands between fields of a text.
-        quote: ``"`` if values may stand in quotes, ``none`` if quotes are ordinary characters.
-        encoding: the encoding of a text.
-        columns: names of the columns of a text without a header.
-        skip_lines: lines of a text before its header.
+        separator: what stands between fields of ``input`` where it is text.
+        quote: ``"`` if values may stand in quotes there, ``none`` if quotes are ordinary characters.
+        encoding: its encoding.
+        columns: names of its columns where it has no header.
+        skip_lines: lines before its header.
         time_format: how dates are written, as for ``strptime``; ISO dates and numbers need none.
         time_unit: what numbers in the time column count (s, ms, us, ns), which become seconds; None keeps them.
         sequence_separator: what separates the elements in text of a ``token_seq`` or ``float_seq`` column.
@@ -146,10 +157,9 @@ def prepare(
     if time == ROW and (time_format or time_unit):
         raise UserError("time=row is the order of the rows: leave out time_format and time_unit")
     times = TimeColumn(time or "", format=time_format, unit=time_unit)
-
-    def text_format(names: Sequence[str] | None) -> TextFormat:
-        return TextFormat(separator, quote, encoding, None if names is None else tuple(names), skip_lines)
-
+    format = TextFormat(separator, quote, encoding, None if columns is None else tuple(columns), skip_lines)
+    tables_of = {"item": items, "user": users}
+    formats = {role: one.text_format(f"{role}s_") for role, one in tables_of.items() if one is not None}
     treatment = Treatment(bad_rows == "drop", replace, trim, sequence_separator, show_progress)
     suffixes = [".inter", *([".item"] if items is not None else []), *([".user"] if users is not None else [])]
     targets = [folder / f"{dataset}{suffix}" for suffix in suffixes]
@@ -159,14 +169,14 @@ def prepare(
     distinct = {user_field: DistinctTokens(), item_field: DistinctTokens()}
     try:
         with StagingFolder(folder) as staging:
-            tables = open_tables(table_paths(Path(input)), text_format(columns))
+            tables = open_tables(table_paths(Path(input)), format, treatment)
             wanted = {"user": user, "item": item, "time": time, "rating": rating}
             fields = _interaction_fields(tables[0], names, wanted, keep, times, treatment)
             rows = write_atomic_file(tables, fields, staging.path / targets[0].name, treatment, distinct)
             used = {field.name for field in fields}
             for role, field, features in (("item", item_field, items), ("user", user_field, users)):
                 if features is not None:
-                    parts = open_tables(table_paths(Path(features.path)), text_format(features.columns))
+                    parts = open_tables(table_paths(Path(features.path)), formats[role], treatment)
                     target = staging.path / f"{dataset}.{role}"
                     key = Field(field, "token", None, role)
                     used |= _write_features(features, parts, key, target, treatment, distinct[field], used)
@@ -263,8 +273,11 @@ def _interaction_fields(
             roles = " and ".join(role for role, source in found.items() if source == name)
             raise UserError(f"{table.path}: column {name!r} cannot be the {roles} at once")
     left = [name for name in table.names if name not in sources]
-    if left:
-        treatment.note(f"{table.path}: left out are the columns {', '.join(left)} (keep= takes them in)")
+    named = [name for name in left if name.strip()]
+    if named:
+        treatment.note(f"{table.path}: left out are the columns {', '.join(named)} (keep= takes them in)")
+    if len(named) < len(left):
+        treatment.note(f"{table.path}: left out: {counted(len(left) - len(named), 'column')} without a name")
     return fields
 
 

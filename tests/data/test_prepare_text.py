@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from recbole_diffusion.data.tables import text_blocks
+from recbole_diffusion.data.tables import delimited_text, text_blocks
 from recbole_diffusion.data.tables.delimited_text import DelimitedText
 from recbole_diffusion.data.tables.dialects import TextFormat
 from recbole_diffusion.data.tables.files import BadRows
@@ -196,6 +196,57 @@ def test_damage_has_its_line(tmp_path: Path, content: str | bytes, expected: str
         ),
         (b"\xff\xfeu\x00\n", {}, "x.txt:1: not utf-16 text"),
         (b"user,item\n\xff\xff\xff,x\n", {"encoding": "gb18030"}, "x.txt:1: not gb18030 text"),
+        (
+            PLAIN.encode("utf-16-le"),
+            {"encoding": "utf-16"},
+            "x.txt:1: not utf-16 text (UTF-16 stream does not start with BOM), in this line or later; correct "
+            "encoding=, e.g. encoding=utf-16-le or utf-16-be",
+        ),
+        (PLAIN.encode("utf-32-be"), {"encoding": "utf-32"}, "x.txt:1: not utf-32 text ("),
+        (b"user,item\n+2AA-,x\n", {"encoding": "utf-7"}, "x.txt:1: not utf-7 text (surrogates not allowed)"),
+        (b"user,item\n\\ud800,x\n", {"encoding": "unicode_escape"}, "x.txt:1: not unicode-escape text (surrogates"),
+        (
+            b"a;b\n1;2;3\n",
+            {"separator": ",", "key_prefix": "items_", "columns": ("a", "b")},
+            "x.txt:1: 1 fields in the first line where items_columns= names 2",
+        ),
+        (
+            "a,b,c;d\n1,2,3;4\n",
+            {"key_prefix": "items_"},
+            "x.txt: fields may be separated by a comma or a semicolon; say which with items_separator=",
+        ),
+        (
+            "one\ntwo\n",
+            {"key_prefix": "items_"},
+            "x.txt: no separator gives all lines as many fields as the first: "
+            "'one'; say what separates fields with items_separator=",
+        ),
+        (b"a,b\n\xff,x\n", {"key_prefix": "items_"}, "x.txt:2: byte 0xff is not UTF-8 text; set items_encoding="),
+        (
+            "a,b\nu\0,x\n",
+            {"key_prefix": "items_"},
+            "x.txt:2: a NUL byte: the file is binary, damaged, or UTF-16; write "
+            "it again as UTF-8, or set items_encoding=, e.g. utf-16-le",
+        ),
+        (
+            'a::b\n"u\n',
+            {"key_prefix": "items_", "separator": "::"},
+            "x.txt:2: 1 field where there should be 2: '\"u'; items_separator= says "
+            "what separates fields, items_quote='\"'",
+        ),
+        (
+            'a,b\n"u,x\n',
+            {"key_prefix": "items_", "separator": ","},
+            "x.txt:2: a value in quotes begins here and never ends; correct it, or "
+            "take quotes for ordinary characters with items_quote=none",
+        ),
+        (
+            'a,b\nu"v",x\n',
+            {"key_prefix": "items_"},
+            "x.txt:2: a quote in a value that does not stand in quotes as a "
+            "whole, or is not doubled in one that does: 'u\"v\",x'; write the file anew, or take quotes for ordinary "
+            "characters with items_quote=none",
+        ),
     ],
 )
 def test_what_is_said_about_a_file_must_fit(
@@ -210,6 +261,12 @@ def test_what_is_said_about_a_file_must_fit(
     [
         ({"separator": ""}, "separator is ''"),
         ({"separator": "\n"}, r"separator is '\\n'"),
+        ({"separator": "", "key_prefix": "items_"}, "items_separator is ''"),
+        ({"quote": "'", "key_prefix": "items_"}, "items_quote is "),
+        ({"separator": "::", "quote": '"', "key_prefix": "items_"}, 'items_quote=" does not go with'),
+        ({"encoding": "utf-99", "key_prefix": "items_"}, "items_encoding is 'utf-99'"),
+        ({"skip_lines": -1, "key_prefix": "items_"}, "items_skip_lines is -1"),
+        ({"columns": ("a", "a"), "key_prefix": "items_"}, "items_columns is 'a,a'"),
         ({"separator": '"'}, "separator is '\"'"),
         ({"quote": "'"}, 'quote is "\'"; allowed'),
         ({"separator": "::", "quote": '"'}, "quote=\" does not go with the separator '::'"),
@@ -223,6 +280,17 @@ def test_what_is_said_about_a_file_must_fit(
 def test_formats_that_cannot_be(tmp_path: Path, format: dict[str, object], expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         table(tmp_path, PLAIN, **format)
+
+
+def test_a_part_of_another_encoding_far_into_the_file_has_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_blocks, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(delimited_text, "_SAMPLE_BYTES", 64)
+    content = b"user,item\n" + b"uuu,iii\n" * 50 + b"+2AA-,x\n"
+    found = message(tmp_path, content, encoding="utf-7")
+    line = int(found.split(":")[1])
+    assert 40 <= line <= 52 and "not utf-7 text (surrogates not allowed), in this line or later" in found
 
 
 def test_malformed_rows_are_dropped_and_counted_on_request(tmp_path: Path) -> None:

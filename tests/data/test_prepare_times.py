@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recbole_diffusion.data.tables.times import TimeColumn, seconds_text
+from recbole_diffusion.data.tables.date_formats import seconds_text
+from recbole_diffusion.data.tables.times import TimeColumn
 from recbole_diffusion.errors import UserError
 
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
@@ -149,6 +150,49 @@ def test_a_format_reads_other_dates() -> None:
     }
 
 
+@pytest.mark.parametrize("word", ["now", "today", "Today", "NOW"])
+def test_a_format_reads_no_clock(word: str) -> None:
+    found = refused(["06.04.2014", word], format="%d.%m.%Y")
+    assert found == {1: f"column 't' is '{word}', not a date of the form %d.%m.%Y; correct it, or time_format"}
+    assert list(refused(["2014-04-06", word], format="%Y-%m-%d")) == [1]
+
+
+def test_a_format_reads_dates_of_any_year() -> None:
+    far = ["31.12.9999", "06.04.1600", "06.04.2014", "01.01.0001", "11.04.2262", "12.04.2262", "21.09.1677"]
+    expected = [(datetime.datetime.strptime(text, "%d.%m.%Y") - datetime.datetime(1970, 1, 1)).days for text in far]
+    assert read(far, format="%d.%m.%Y") == [str(days * 86400) for days in expected]
+    clock = "%Y-%m-%d %H:%M:%S.%f %z"
+    assert read(["9999-12-31 23:59:59.25 -0100", "1600-01-01 00:00:00.5 +0000"], format=clock) == [
+        "253402304399.25",
+        "-11676095999.5",
+    ]
+    assert list(refused(["31.12.9999", "31.11.9999", "31.02.1600"], format="%d.%m.%Y")) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "format"),
+    [
+        ("2014 096", "%Y %j"),
+        ("2014 14 0", "%G %V %w"),
+        ("Sun 13 2014", "%a %W %Y"),
+        ("04/06/14", "%x"),
+        ("Sun Apr  6 00:00:00 2014", "%c"),
+        ("6 April 2014 100%", "%d %B %Y 100%%"),
+        ("2014-04-06 00:00 UTC", "%Y-%m-%d %H:%M UTC"),
+        ("2014-04-06 12:00 AM", "%Y-%m-%d %I:%M %p"),
+    ],
+)
+def test_forms_of_a_whole_date(text: str, format: str) -> None:
+    assert read([text], format=format) == ["1396742400"]
+
+
+def test_a_unit_says_that_times_are_numbers() -> None:
+    assert refused(["1000", "2014-04-06"], unit="ms") == {
+        1: "column 't' is the date '2014-04-06', where time_unit=ms means numbers; leave time_unit out"
+    }
+    assert sorted(refused(["2014-04-06", "2014-04-07", "5"], unit="s")) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("values", "rows", "message"),
     [
@@ -197,7 +241,17 @@ def test_types_that_are_no_times(type: pa.DataType) -> None:
     ("settings", "message"),
     [
         ({"unit": "h"}, "time_unit is 'h'; allowed: s, ms, us, ns"),
-        ({"unit": "s", "format": "%Y"}, "set one of them"),
+        ({"unit": "s", "format": "%Y%m%d"}, "set one of them"),
+        ({"format": "%Q"}, r"time_format is '%Q': .*bad directive.*; write it as for strptime"),
+        ({"format": "%d.%m.%Y %d"}, r"time_format is '%d.%m.%Y %d': redefinition of group name"),
+        ({"format": "%H:%M"}, "time_format is '%H:%M', which has no year and no day of the year; write it as"),
+        ({"format": "%d.%m. %H:%M"}, "which has no year;"),
+        ({"format": "%Y-%m"}, "which has no day of the year;"),
+        ({"format": "%%Y-%m-%d"}, "which has no year;"),  # a per cent sign and Y
+        ({"format": "mixed"}, "which has no year and no day of the year;"),  # a word that pandas knows
+        ({"format": "%Y-%m-%d %H:%M:%S %Z"}, "names such as CST or IST mean several; write offsets such as"),
+        ({"format": "%Y-%m-%d %H:%M %p"}, "%I and %p are a clock of 12 hours together"),
+        ({"format": "%Y-%m-%d %I:%M"}, "%I and %p are a clock of 12 hours together"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, str], message: str) -> None:
@@ -205,11 +259,12 @@ def test_settings_that_cannot_be(settings: dict[str, str], message: str) -> None
         TimeColumn("t", **settings)
 
 
-def test_a_format_that_is_none() -> None:
-    with pytest.raises(UserError, match=r"time_format is '%Q': .*bad directive.*; write it as for strptime"):
-        TimeColumn("t", format="%Q").convert(pa.array(["5"]))
+def test_settings_that_do_not_go_with_the_type() -> None:
     with pytest.raises(UserError, match="time_format is for dates in text"):
-        TimeColumn("t", format="%Y").convert(pa.array([5], pa.timestamp("s")))
+        TimeColumn("t", format="%Y%m%d").convert(pa.array([5], pa.timestamp("s")))
+    for type in (pa.timestamp("s"), pa.date32()):
+        with pytest.raises(UserError, match=r"column 't' has the type .*; time_unit is for numbers: leave it out"):
+            TimeColumn("t", unit="s").convert(pa.array([5], type))
 
 
 @pytest.mark.parametrize(

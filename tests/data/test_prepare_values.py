@@ -179,6 +179,8 @@ def test_values_that_are_no_numbers() -> None:
         ([1, 2, 3], "column 'n' is 'x', not a finite number")
     ]
     assert faults(NumberColumn("n"), [1.0, float("inf")])[0][0] == [1]
+    beyond = ["1e308", "1e309", "", "-1e400", "+1e400", "9" * 309, "1e-400"]
+    assert faults(NumberColumn("n"), beyond) == [([1, 3, 4, 5], "column 'n' is '1e309', not a finite number")]
     (comma,) = NumberColumn("n").convert(pa.array(["1,5"])).faults
     assert "decimal mark as a point" in comma.remedy
     with pytest.raises(UserError, match="a number is needed: keep it as a token"):
@@ -219,6 +221,7 @@ def test_sequences_of_numbers() -> None:
     assert read(column, [[0.5, 1.0], None, [2.25]], pa.list_(pa.float64())) == ["0.5 1", "", "2.25"]
     assert read(column, ["0.5 1", ""]) == ["0.5 1", ""]
     assert faults(column, ["1 2", "3 x y", "4"]) == [([1], "column 's' is 'x', not a finite number")]
+    assert faults(column, ["1 2", "3 1e400"]) == [([1], "column 's' is '1e400', not a finite number")]
 
 
 def test_sequences_in_a_slice() -> None:

@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 from recbole_diffusion.data import atomic_values
 from recbole_diffusion.data.atomic_fields import RequiredColumn
 from recbole_diffusion.data.atomic_files import check_layout
-from recbole_diffusion.data.atomic_values import read_columns
+from recbole_diffusion.data.atomic_values import read_columns, split_sequences
 from recbole_diffusion.data.atomic_writing import AtomicWriter, DistinctTokens
 from recbole_diffusion.data.progress import progress
 from recbole_diffusion.data.tables.delimited_text import DelimitedText
 from recbole_diffusion.data.tables.dialects import TextFormat
-from recbole_diffusion.data.tables.files import PARQUET_MAGIC, BadRows, Batch, TableFile, counted
+from recbole_diffusion.data.tables.files import PARQUET_MAGIC, BadRows, Batch, NoRows, TableFile, counted
 from recbole_diffusion.data.tables.parquet import ParquetTable
 from recbole_diffusion.data.tables.roles import KeptColumn, is_role_name
 from recbole_diffusion.data.tables.times import TimeColumn
@@ -86,18 +86,44 @@ class Field:
     role: str = ""
 
 
-def open_tables(paths: Sequence[Path], format: TextFormat) -> list[TableFile]:
+def open_tables(paths: Sequence[Path], format: TextFormat, treatment: Treatment) -> list[TableFile]:
     """The parts of a table, Parquet by their first bytes, else text. Parts must have the columns of the first.
 
+    Parts with nothing in them are passed over, which is noted.
+
     Raises:
-        UserError: a part cannot be read or lacks a column.
+        NoRows: there is nothing in any of them.
+        UserError: a part cannot be read or lacks a column; ``format`` says how text is written and this is Parquet.
     """
-    tables = [_open_table(path, format) for path in paths]
+    tables: list[TableFile] = []
+    empty: list[NoRows] = []
+    for path in paths:
+        try:
+            tables.append(_open_table(path, format))
+        except NoRows as error:
+            if path.suffix == ".parquet" and path.stat().st_size == 0:  # not even Parquet: a copy that failed
+                raise
+            empty.append(error)
+    _pass_over(empty, len(paths), paths[0], treatment)
     for table in tables[1:]:
         for name in tables[0].names:
             if name not in table.names:
                 raise UserError(f"{table.path}: no column {name!r}, which {tables[0].path.name} has; parts must agree")
     return tables
+
+
+def _pass_over(empty: Sequence[NoRows], parts: int, path: Path, treatment: Treatment) -> None:
+    """Say that parts of the table of ``path`` hold no row.
+
+    Raises:
+        NoRows: none of all ``parts`` holds one.
+    """
+    if parts == 1 and empty:
+        raise empty[0]
+    if len(empty) == parts:
+        raise NoRows(f"{path.parent}: no part of it holds a row; give a table with rows")
+    if empty:
+        treatment.note(f"{path.parent}: passed over: {counted(len(empty), 'part')} without rows, first {empty[0]}")
 
 
 def _open_table(path: Path, format: TextFormat) -> TableFile:
@@ -106,7 +132,14 @@ def _open_table(path: Path, format: TextFormat) -> TableFile:
             start = file.read(len(PARQUET_MAGIC))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from error
-    return ParquetTable(path) if start == PARQUET_MAGIC else DelimitedText(path, format)
+    if start != PARQUET_MAGIC:
+        return DelimitedText(path, format)
+    if format.said:
+        keys = " and ".join(f"{key}=" for key in format.said)
+        raise UserError(
+            f"{path}: this is Parquet, which says itself how it is written; leave out {keys}, for text alone"
+        )
+    return ParquetTable(path)
 
 
 def write_atomic_file(
@@ -129,15 +162,17 @@ def write_atomic_file(
         The number of rows written.
 
     Raises:
+        NoRows: there is none.
         UserError: a row cannot be taken, or none is left.
     """
     bad_rows = BadRows(treatment.drop)
     sources = list(dict.fromkeys(field.column.name for field in fields if field.column is not None))
     headers = _HeaderLines(fields)
+    empty: list[NoRows] = []
     with AtomicWriter(target, [f"{field.name}:{field.type}" for field in fields]) as writer:
         for table in tables:
             headers.begin(table)
-            for batch in _batches(table, sources, bad_rows, treatment):
+            for batch in _batches(table, sources, bad_rows, treatment, empty):
                 texts, faults = _convert(batch, fields)
                 taken = _taken(batch, headers.find(texts) + faults, bad_rows)
                 rows = batch.rows if taken is None else int(taken.sum())
@@ -151,6 +186,7 @@ def write_atomic_file(
                         one.column.observe(texts[one.name])
                 writer.write([texts.get(field.name, numbers) for field in fields])
     path = tables[0].path if len(tables) == 1 else tables[0].path.parent
+    _pass_over(empty, len(tables), tables[0].path, treatment)
     _tell(path, fields, bad_rows, treatment)
     if writer.rows == 0:
         raise UserError(f"{path}: no row is left; {'; '.join(bad_rows.first.values())}")
@@ -158,11 +194,17 @@ def write_atomic_file(
     return writer.rows
 
 
-def _batches(table: TableFile, names: Sequence[str], bad_rows: BadRows, treatment: Treatment) -> Iterator[Batch]:
+def _batches(
+    table: TableFile, names: Sequence[str], bad_rows: BadRows, treatment: Treatment, empty: list[NoRows]
+) -> Iterator[Batch]:
+    """The rows of one part; that it has none goes to ``empty``."""
     with progress(table.path.name, table.total, table.unit, shown=treatment.show_progress) as bar:
-        for batch in table.batches(names, bad_rows):
-            yield batch
-            bar.update(table.done - bar.n)
+        try:
+            for batch in table.batches(names, bad_rows):
+                yield batch
+                bar.update(table.done - bar.n)
+        except NoRows as error:
+            empty.append(error)
     for note in table.notes:
         treatment.note(f"{table.path}: {note}")
 
@@ -205,11 +247,13 @@ class _HeaderLines:
         }
         self._first = False
         self._text = False
+        self._columns_key = ""
 
     def begin(self, table: TableFile) -> None:
         """Another part begins."""
         self._first = True
-        self._text = isinstance(table, DelimitedText)
+        self._text = table.is_text
+        self._columns_key = f"{table.key_prefix}columns="
 
     def find(self, texts: Mapping[str, pa.Array]) -> list[Fault]:
         """The headers among the rows of a batch."""
@@ -220,7 +264,7 @@ class _HeaderLines:
         values = {texts[name][0].as_py(): role for name, (role, _) in self._columns.items()}
         if first and len(values) == 2 and all(is_role_name(role, value) for value, role in values.items()):
             what = f"the header ({', '.join(values)}) where the first row should be"
-            remedy = "leave out columns=, the file has names of its own"
+            remedy = f"leave out {self._columns_key}, the file has names of its own"
             return fault(np.arange(rows) == 0, "a header", lambda row: what, remedy)
         again = np.ones(rows, dtype=bool)
         for name, (_, column) in self._columns.items():
@@ -243,16 +287,33 @@ def _tell(path: Path, fields: Sequence[Field], bad_rows: BadRows, treatment: Tre
 
 
 def _check_written(path: Path, rows: int, fields: Sequence[Field]) -> None:
-    """Read a file back as a run will."""
+    """Read a file back as a run will.
+
+    Raises:
+        UserError: it reads otherwise than it was written.
+    """
+    try:
+        found = _read_back(path, fields)
+    except UserError as error:  # of a file that nobody will see: nothing in it for a person to correct
+        said = str(error).replace(str(path), path.name)
+        raise UserError(f"what was written cannot be read back ({said}); please report this") from error
+    if found != rows:
+        raise UserError(f"{path.name}: {rows} rows were written and {found} read back; the disk may be faulty")
+
+
+def _read_back(path: Path, fields: Sequence[Field]) -> int:
+    """The rows of a file; where it is small, its values are read too."""
     required = [RequiredColumn(one.name, "field", one.type, "a run") for one in fields if one.role]
     file = check_layout(path, required=required)
-    if file.rows != rows:
-        raise UserError(f"{path.name}: {rows} rows were written and {file.rows} read back; the disk may be faulty")
     if path.stat().st_size <= _READ_BACK_BYTES:
         identifiers = [one.name for one in fields if one.role in ("user", "item")]
         times = [one.name for one in fields if one.role == "time"]
         with _quiet(atomic_values.logger):
-            read_columns(file, [one.name for one in fields], identifiers=identifiers, times=times)
+            values = read_columns(file, [one.name for one in fields], identifiers=identifiers, times=times)
+            for one in fields:
+                if one.type == "float_seq":
+                    split_sequences(file, one.name, values[one.name], " ")
+    return file.rows
 
 
 @contextlib.contextmanager

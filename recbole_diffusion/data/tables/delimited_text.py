@@ -18,8 +18,16 @@ import pyarrow.csv as arrow_csv
 
 from recbole_diffusion.data.atomic_fields import shown
 from recbole_diffusion.data.tables.dialects import QUOTE, TextFormat, codec_of, marked_encoding, settle, split_lines
-from recbole_diffusion.data.tables.files import PARQUET_MAGIC, BadRows, Batch, counted, refuse, refuse_other_kinds
-from recbole_diffusion.data.tables.text_blocks import Block, Damage, TextBlocks, open_bytes
+from recbole_diffusion.data.tables.files import (
+    PARQUET_MAGIC,
+    BadRows,
+    Batch,
+    NoRows,
+    counted,
+    refuse,
+    refuse_other_kinds,
+)
+from recbole_diffusion.data.tables.text_blocks import Block, Damage, TextBlocks, ToUtf8, open_bytes
 from recbole_diffusion.data.tables.values import NUMBER
 
 _SAMPLE_BYTES = 1 << 18
@@ -33,14 +41,17 @@ class DelimitedText:
         format: what is known about it.
 
     Raises:
+        NoRows: nothing in it.
         UserError: not a text table, damaged, of an unknown encoding or separator, or with a header that does not fit.
     """
 
     unit = "B"
+    is_text = True
 
     def __init__(self, path: Path, format: TextFormat | None = None) -> None:
         format = format or TextFormat()
         self.path = path
+        self.key_prefix = format.key_prefix
         self.done = 0
         self.empty_lines = 0
         with Damage(path):
@@ -55,14 +66,15 @@ class DelimitedText:
             refuse_other_kinds(path, start)
         codec = codec_of(format.encoding or mark or "utf-8")
         complete = len(start) < _SAMPLE_BYTES
-        sample = start if codec == "utf-8" else _as_utf8(path, start, codec, complete)
+        sample = start if codec == "utf-8" else ToUtf8(path, codec, format.key_prefix).convert(start, complete)
         self._dialect = settle(path, sample.removeprefix(codecs.BOM_UTF8), complete, format, codec)
         self._headed = format.columns is None
         first = self._first_record()
         self.names: tuple[str, ...] = tuple(map(str.strip, first)) if format.columns is None else format.columns
         if len(first) != len(self.names):
             what = (
-                f"{len(first)} fields in the first line where columns= names {len(self.names)}: {shown(str(first), 80)}"
+                f"{len(first)} fields in the first line where {self.key_prefix}columns= names {len(self.names)}: "
+                f"{shown(str(first), 80)}"
             )
             refuse(path, what, "name all of them", self._dialect.skip_lines + 1)
 
@@ -88,12 +100,13 @@ class DelimitedText:
             filled = np.flatnonzero(block.records[2])
             if len(filled):
                 return split_lines(block.record(int(filled[0])).split("\n"), block.separator, block.quoted)[0]
-        return refuse(self.path, "no line with anything in it", "give a file with a header and rows")
+        return refuse(self.path, "no line with anything in it", "give a file with a header and rows", error=NoRows)
 
     def batches(self, names: Sequence[str], bad_rows: BadRows) -> Iterator[Batch]:
         """Rows in batches; all columns hold text.
 
         Raises:
+            NoRows: there was no row, but for those that were dropped.
             UserError: the text is damaged somewhere, or a row has too many or too few fields and is not to be dropped.
         """
         records = 0
@@ -117,7 +130,7 @@ class DelimitedText:
                 self.empty_lines += block.data.count(b"\n")
         self.done = blocks.done
         if records == 0:
-            refuse(self.path, "a header but no row after it", "give a file with interactions")
+            refuse(self.path, "a header but no row after it", "give a file with rows", error=NoRows)
 
     def _parse(self, block: Block, names: Sequence[str], bad_rows: BadRows) -> tuple[Batch, int]:
         """The rows of a block that have as many fields as the header, and how many have not."""
@@ -173,18 +186,11 @@ class DelimitedText:
             what = f"{what}, and the line has no end: the file was probably cut short"
             remedy = "copy it again, or remove that line"
         elif not self._dialect.quoted:
-            remedy = "separator= says what separates fields" + ", quote='\"' that values stand in quotes" * (
-                QUOTE in text
-            )
+            before = self.key_prefix
+            remedy = f"{before}separator= says what separates fields"
+            remedy += f", {before}quote='\"' that values stand in quotes" * (QUOTE in text)
         place = f"{self.path}:{block.line_at(int(begins[first]))}"
         bad_rows.report("another number of fields", count, place, what, remedy)
-
-
-def _as_utf8(path: Path, raw: bytes, codec: str, complete: bool) -> bytes:
-    try:
-        return codecs.getincrementaldecoder(codec)().decode(raw, final=complete).encode("utf-8")
-    except UnicodeDecodeError as error:
-        refuse(path, f"not {codec} text ({error.reason}), in this line or later", "correct encoding=", 1)
 
 
 def _one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:

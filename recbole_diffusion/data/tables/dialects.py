@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_diffusion.data.atomic_fields import shown
-from recbole_diffusion.data.tables.files import refuse
+from recbole_diffusion.data.tables.files import NoRows, refuse
 from recbole_diffusion.errors import UserError
 
 QUOTE = '"'
@@ -45,6 +45,7 @@ class TextFormat:
         encoding: a name that Python knows.
         columns: names of the columns of a file without a header.
         skip_lines: lines before the header.
+        key_prefix: what the keys that say all this begin with, ``items_`` for the file of items; for messages.
     """
 
     separator: str | None = None
@@ -52,19 +53,28 @@ class TextFormat:
     encoding: str | None = None
     columns: tuple[str, ...] | None = None
     skip_lines: int = 0
+    key_prefix: str = ""
 
     def __post_init__(self) -> None:
+        before = self.key_prefix
         separator = self.separator
         if separator is not None and SEPARATOR_NAMES.get(separator, separator).strip('\r\n\0"') == "":
-            raise UserError(f"separator is {separator!r}; give the character between fields, e.g. ',' or tab")
+            raise UserError(f"{before}separator is {separator!r}; give the character between fields, e.g. ',' or tab")
         if self.quote not in (None, QUOTE, "none"):
-            raise UserError(f"quote is {self.quote!r}; allowed: '\"' and none")
+            raise UserError(f"{before}quote is {self.quote!r}; allowed: '\"' and none")
         if self.skip_lines < 0:
-            raise UserError(f"skip_lines is {self.skip_lines}; it is a number of lines, 0 or more")
+            raise UserError(f"{before}skip_lines is {self.skip_lines}; it is a number of lines, 0 or more")
         if self.columns is not None and (not all(self.columns) or len(set(self.columns)) < len(self.columns)):
-            raise UserError(f"columns is {','.join(self.columns)!r}; every column needs a name of its own")
+            raise UserError(f"{before}columns is {','.join(self.columns)!r}; every column needs a name of its own")
         if self.encoding is not None:
-            codec_of(self.encoding)
+            codec_of(self.encoding, f"{before}encoding")
+
+    @property
+    def said(self) -> list[str]:
+        """The keys that say something."""
+        keys = ("separator", "quote", "encoding", "columns")
+        said = [key for key in keys if getattr(self, key) is not None] + ["skip_lines"] * (self.skip_lines > 0)
+        return [f"{self.key_prefix}{key}" for key in said]
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class Dialect:
     skip_lines: int
     old_macintosh: bool
     notes: tuple[str, ...] = ()
+    key_prefix: str = ""  # as in TextFormat
 
     @property
     def one_byte(self) -> bool:
@@ -84,7 +95,7 @@ class Dialect:
         return len(self.separator.encode()) == 1
 
 
-def codec_of(encoding: str) -> str:
+def codec_of(encoding: str, key: str = "encoding") -> str:
     """Python's name of an encoding of text; ASCII is read as UTF-8.
 
     Raises:
@@ -94,7 +105,7 @@ def codec_of(encoding: str) -> str:
         "a".encode(encoding)
         name = codecs.lookup(encoding).name
     except (LookupError, UnicodeError):
-        raise UserError(f"encoding is {encoding!r}, which Python does not know; e.g. utf-8, cp1252") from None
+        raise UserError(f"{key} is {encoding!r}, which Python does not know; e.g. utf-8, cp1252") from None
     return "utf-8" if name in ("ascii", "utf-8-sig") else name
 
 
@@ -114,6 +125,7 @@ def settle(path: Path, sample: bytes, complete: bool, format: TextFormat, codec:
         codec: its encoding.
 
     Raises:
+        NoRows: there is no line with anything in it.
         UserError: several separators would do, or one that is said cannot be.
     """
     notes: list[str] = []
@@ -133,13 +145,13 @@ def settle(path: Path, sample: bytes, complete: bool, format: TextFormat, codec:
         separator = separator or first[1]
     lines = [line for line in lines if line][:_SAMPLE_LINES]
     if not lines:
-        refuse(path, "no line with anything in it", "give a file with a header and rows")
+        refuse(path, "no line with anything in it", "give a file with a header and rows", error=NoRows)
     if separator is None:
-        separator = _guess(path, lines, format.quote)
+        separator = _guess(path, lines, format)
         if separator != _BY_SUFFIX.get(_suffix(path)):
             notes.append(f"fields are separated by {_SAID[separator]}")
-    quoted = _is_quoted(lines[0], separator, format.quote)
-    return Dialect(separator, quoted, codec, skip, old_macintosh, tuple(notes))
+    quoted = _is_quoted(lines[0], separator, format.quote, format.key_prefix)
+    return Dialect(separator, quoted, codec, skip, old_macintosh, tuple(notes), format.key_prefix)
 
 
 def _suffix(path: Path) -> str:
@@ -147,7 +159,7 @@ def _suffix(path: Path) -> str:
     return next((suffix for suffix in reversed(suffixes) if suffix not in _COMPRESSED), "")
 
 
-def _is_quoted(header: str, separator: str, quote: str | None) -> bool:
+def _is_quoted(header: str, separator: str, quote: str | None, key_prefix: str = "") -> bool:
     """Whether values may stand in quotes: as said, else wherever commas and the like separate.
 
     Between tabs quotes are mostly ordinary characters: there only a header in quotes says that they are not.
@@ -155,7 +167,7 @@ def _is_quoted(header: str, separator: str, quote: str | None) -> bool:
     if quote is not None:
         if quote != "none" and len(separator.encode()) > 1:
             raise UserError(
-                f"quote={quote} does not go with the separator {separator!r}, only with one ASCII character"
+                f"{key_prefix}quote={quote} does not go with the separator {separator!r}, only with one ASCII character"
             )
         return quote != "none"
     if len(separator.encode()) > 1:
@@ -163,7 +175,8 @@ def _is_quoted(header: str, separator: str, quote: str | None) -> bool:
     return separator != "\t" or header.startswith(QUOTE)
 
 
-def _guess(path: Path, lines: Sequence[str], quote: str | None) -> str:
+def _guess(path: Path, lines: Sequence[str], format: TextFormat) -> str:
+    key, quote = f"{format.key_prefix}separator=", format.quote
     possible = [candidate for candidate in _CANDIDATES if _splits_evenly(lines, candidate, quote)]
     usual = _BY_SUFFIX.get(_suffix(path))
     if usual in possible:
@@ -172,13 +185,13 @@ def _guess(path: Path, lines: Sequence[str], quote: str | None) -> str:
         possible = [" "]
     if len(possible) > 1:
         said = " or ".join(_SAID[candidate] for candidate in possible)
-        refuse(path, f"fields may be separated by {said}", "say which with separator=")
+        refuse(path, f"fields may be separated by {said}", f"say which with {key}")
     if possible:
         return possible[0]
     if usual is not None:
         return usual
     what = f"no separator gives all lines as many fields as the first: {shown(lines[0])}"
-    return refuse(path, what, "say what separates fields with separator=")
+    return refuse(path, what, f"say what separates fields with {key}")
 
 
 def _splits_evenly(lines: Sequence[str], separator: str, quote: str | None) -> bool:

@@ -77,9 +77,11 @@ class TableFile(Protocol):
 
     path: Path
     names: tuple[str, ...]
+    key_prefix: str  # what the keys begin with that say how text is written, for messages
     total: int
     unit: str
     done: int
+    is_text: bool
 
     @property
     def notes(self) -> list[str]:
@@ -100,25 +102,30 @@ class TableFile(Protocol):
         ...
 
 
+class NoRows(UserError):
+    """A file without a row. As one part of a table among others, as Spark writes them, it is passed over."""
+
+
 def counted(number: int, noun: str) -> str:
     """A number of things in words: ``1 row``, ``2 rows``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def refuse(path: Path, what: str, remedy: str, line: int | None = None) -> NoReturn:
+def refuse(path: Path, what: str, remedy: str, line: int | None = None, error: type[UserError] = UserError) -> NoReturn:
     """Raise the one-line error about a file, or a line of it."""
     place = str(path) if line is None else f"{path}:{line}"
-    raise UserError("".join(c if c.isprintable() else repr(c)[1:-1] for c in f"{place}: {what}; {remedy}"))
+    raise error("".join(c if c.isprintable() else repr(c)[1:-1] for c in f"{place}: {what}; {remedy}"))
 
 
 def refuse_other_kinds(path: Path, start: bytes) -> None:
     """Refuse a file whose first bytes say that it is no table.
 
     Raises:
+        NoRows: nothing in it.
         UserError: an archive, a spreadsheet, JSON, a web page ...
     """
     if not start:
-        refuse(path, "the file is empty (zero bytes)", "give a file with a header and rows")
+        refuse(path, "the file is empty (zero bytes)", "give a file with a header and rows", error=NoRows)
     for magic, kind, remedy in _OTHER_KINDS:
         if start.startswith(magic):
             refuse(path, f"this is {kind}", remedy)

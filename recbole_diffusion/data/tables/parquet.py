@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as arrow_parquet
 
 from recbole_diffusion.data.atomic_fields import shown
-from recbole_diffusion.data.tables.files import BadRows, Batch, refuse
+from recbole_diffusion.data.tables.files import BadRows, Batch, NoRows, refuse
 
 _BATCH_ROWS = 1 << 16
 
@@ -19,12 +19,15 @@ class ParquetTable:
     """A Parquet file, read row group by row group."""
 
     unit = " rows"
+    is_text = False
+    key_prefix = ""
 
     def __init__(self, path: Path) -> None:
         """Open the file.
 
         Raises:
-            UserError: the file is cut short, damaged, encrypted or holds no row.
+            NoRows: the file holds no row.
+            UserError: the file is cut short, damaged or encrypted.
         """
         self.path = path
         self.done = 0
@@ -36,7 +39,7 @@ class ParquetTable:
             self._damaged(error)
         self.names: tuple[str, ...] = tuple(self._schema.names)
         if self.total == 0:
-            refuse(path, "the file has no rows", "give a file with interactions")
+            refuse(path, "the file has no rows", "give a file with rows", error=NoRows)
 
     @property
     def notes(self) -> list[str]:

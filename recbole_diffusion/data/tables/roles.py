@@ -78,7 +78,7 @@ def find_column(table: TableFile, wanted: str, key: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise UserError(f"{table.path}: {len(found)} columns are named {shown(wanted)} ({key}); names must differ")
+        raise _named_alike(table, len(found), wanted, key)
     near = difflib.get_close_matches(wanted, names, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise UserError(f"{table.path}: no column {shown(wanted)} ({key}); {listing(table)}{hint}")
@@ -94,7 +94,7 @@ def guess_column(table: TableFile, role: str, key: str, taken: Sequence[str] = (
         taken: columns that are something else already.
 
     Raises:
-        UserError: none has such a name, or several have.
+        UserError: none has such a name, or several have, perhaps all the same.
     """
     tiers, what = _ROLES[role]
     remedy = f"say which with {key}=COLUMN"
@@ -105,17 +105,26 @@ def guess_column(table: TableFile, role: str, key: str, taken: Sequence[str] = (
         if len(found) == 1:
             return found[0]
         if found:
-            raise UserError(f"{table.path}: {what} may be {' or '.join(map(shown, found))}; {listing(table)}; {remedy}")
+            if len(set(found)) == 1:
+                raise _named_alike(table, len(found), found[0], key)
+            may = " or ".join(map(shown, dict.fromkeys(found)))
+            raise UserError(f"{table.path}: {what} may be {may}; {listing(table)}; {remedy}")
     raise UserError(f"{table.path}: no column is named like {what}; {listing(table)}; {remedy}")
+
+
+def _named_alike(table: TableFile, count: int, name: str, key: str) -> UserError:
+    what = f"{count} columns are named {shown(name)} ({key})"
+    return UserError(f"{table.path}: {what}; names must differ: rename one")
 
 
 def listing(table: TableFile) -> str:
     """The columns of a table, for a message."""
     names = ", ".join(map(shown, table.names[:30])) + ("..." if len(table.names) > 30 else "")
     if table.looks_headless:
-        return f"columns are {names}: a row of data? Then columns= gives their names"
+        return f"columns are {names}: a row of data? Then {table.key_prefix}columns= gives their names"
     if len(table.names) == 1:
-        return f"the only column is {names}: separator= says what separates columns"
+        says = f": {table.key_prefix}separator= says what separates columns" if table.is_text else ""
+        return f"the only column is {names}{says}"
     return f"columns are {names}"
 
 

@@ -75,6 +75,40 @@ class Damage:
             raise UserError(f"{self._path}: {what}; {remedy}") from error
 
 
+class ToUtf8:
+    """Text of another encoding, piece by piece in UTF-8.
+
+    Args:
+        path: the file, for messages.
+        codec: its encoding.
+        key_prefix: what the keys begin with that say how it is written.
+    """
+
+    def __init__(self, path: Path, codec: str, key_prefix: str) -> None:
+        self._path = path
+        self._codec = codec
+        self._key = f"{key_prefix}encoding="
+        self._line = 1
+        self._decoder = codecs.getincrementaldecoder(codec)()
+
+    def convert(self, piece: bytes, last: bool) -> bytes:
+        """The next piece.
+
+        Raises:
+            UserError: it is not of that encoding.
+        """
+        try:
+            text = self._decoder.decode(piece, final=last).encode("utf-8")
+        except UnicodeError as error:  # not always one of its two kinds, which have a reason
+            what = f"not {self._codec} text ({getattr(error, 'reason', error)}), in this line or later"
+            remedy = f"correct {self._key}"
+            if self._codec in ("utf-16", "utf-32"):  # perhaps without the mark that says the order of their bytes
+                remedy += f", e.g. {self._key}{self._codec}-le or {self._codec}-be"
+            refuse(self._path, what, remedy, self._line)
+        self._line += text.count(b"\n")
+        return text
+
+
 @dataclass(frozen=True)
 class Block:
     """Whole records of a text table: their bytes (UTF-8), the line of the first, and how fields are told apart."""
@@ -178,9 +212,8 @@ class TextBlocks:
 
     def _pieces(self) -> Iterator[bytes]:
         """The content as UTF-8 in pieces of any length, the last one empty."""
-        codec = self._dialect.codec
-        decoder = None if codec == "utf-8" else codecs.getincrementaldecoder(codec)()
-        line = 1
+        codec, key_prefix = self._dialect.codec, self._dialect.key_prefix
+        decoder = None if codec == "utf-8" else ToUtf8(self._path, codec, key_prefix)
         with Damage(self._path):
             content, raw = open_bytes(self._path)
         with raw:
@@ -189,12 +222,7 @@ class TextBlocks:
                     piece = content.read(_BLOCK_BYTES)
                 last = not piece
                 if decoder is not None:
-                    try:
-                        piece = decoder.decode(piece, final=last).encode("utf-8")
-                    except UnicodeDecodeError as error:
-                        what = f"not {codec} text ({error.reason}), in this line or later"
-                        refuse(self._path, what, "correct encoding=", line)
-                    line += piece.count(b"\n")
+                    piece = decoder.convert(piece, last)
                     if last and piece:
                         yield piece
                         piece = b""
@@ -227,7 +255,7 @@ class TextBlocks:
 
     def _refuse_endless(self, block: Block) -> NoReturn:
         if len(block.quotes) % 2:
-            remedy = "correct it, or take quotes for ordinary characters with quote=none"
+            remedy = f"correct it, or take quotes for ordinary characters with {self._dialect.key_prefix}quote=none"
             line = block.line_at(int(block.quotes[-1]))
             refuse(self._path, "a value in quotes begins here and never ends", remedy, line)
         refuse(self._path, f"no line end in {_LONGEST_RECORD >> 20} MiB", "this is no table of text", block.first_line)
@@ -240,12 +268,14 @@ class TextBlocks:
                 data.decode("utf-8")
             except UnicodeDecodeError as error:
                 what = f"byte 0x{data[error.start]:02x} is not UTF-8 text"
-                remedy = "set encoding=, e.g. cp1252 (Western Windows), latin-1, gb18030; or write the file as UTF-8"
+                remedy = f"set {self._dialect.key_prefix}encoding=, e.g. cp1252 (Western Windows), latin-1, gb18030"
+                remedy += "; or write the file as UTF-8"
                 refuse(self._path, what, remedy, block.line_at(error.start))
         nul = data.find(b"\0")
         if nul >= 0:
             what = "a NUL byte: the file is binary, damaged, or UTF-16"
-            refuse(self._path, what, "write it again as UTF-8, or set encoding=", block.line_at(nul))
+            remedy = f"write it again as UTF-8, or set {self._dialect.key_prefix}encoding=, e.g. utf-16-le"
+            refuse(self._path, what, remedy, block.line_at(nul))
         if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
             for found in re.finditer(rb"\r(?!\n)", data):
                 if np.searchsorted(block.quotes, found.start()) % 2 == 0:
@@ -273,5 +303,7 @@ class TextBlocks:
         if block.data[place - 1 : place] == b"\\":
             what = "a quote behind a backslash; quotes in a quoted value must be doubled"
         text = block.data[block.data.rfind(b"\n", 0, place) + 1 :][:200].decode("utf-8", "ignore").split("\n")[0]
-        remedy = "write the file anew, or take quotes for ordinary characters with quote=none"
+        remedy = (
+            f"write the file anew, or take quotes for ordinary characters with {self._dialect.key_prefix}quote=none"
+        )
         refuse(self._path, f"{what}: {shown(text.rstrip())}", remedy, block.line_at(place))

@@ -15,11 +15,11 @@ from decimal import Context, Decimal
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recbole_diffusion.data.atomic_fields import shown
+from recbole_diffusion.data.tables.date_formats import DateFormat, seconds_text
 from recbole_diffusion.data.tables.values import (
     NUMBER,
     Converted,
@@ -55,7 +55,7 @@ class TimeColumn:
         unit: what numbers count: ``s``, ``ms``, ``us``, ``ns``; None leaves them as they are.
 
     Raises:
-        UserError: an unknown unit, or a format beside a unit.
+        UserError: an unknown unit, a format that says no date, or both.
     """
 
     def __init__(self, name: str, *, format: str | None = None, unit: str | None = None) -> None:
@@ -66,9 +66,9 @@ class TimeColumn:
         self.name = name
         self.lowest = np.inf
         self.highest = -np.inf
-        self._format = format
+        self._format = None if format is None else DateFormat(format)
         self._unit = unit
-        self._kind: str | None = None  # number or date, whichever the first value is
+        self._kind: str | None = None if unit is None else "number"  # or date, whichever the first value is
         self._zoned: bool | None = None  # whether dates in text say their zone; the first one decides
         self._zone_free = False
         self._single = False
@@ -86,6 +86,8 @@ class TimeColumn:
         elif self._format is not None and (pa.types.is_temporal(kind) or pa.types.is_floating(kind)):
             raise type_error(self.name, kind, "time_format is for dates in text: leave it out")
         elif pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+            if self._unit is not None:
+                raise type_error(self.name, kind, "time_unit is for numbers: leave it out")
             converted = self._moments(values)
         elif pa.types.is_integer(kind) or pa.types.is_decimal(kind):
             self._decide("number")
@@ -200,21 +202,14 @@ class TimeColumn:
             faults += fault(rows, kind, lambda row: f"column {self.name!r} is {what}", remedy)
         return Converted(seconds, faults)
 
-    def _by_format(self, texts: pa.Array, format: str) -> _Read:
-        zoned = "%z" in format or "%Z" in format
-        try:
-            read = pd.to_datetime(pd.Series(texts.to_pylist()), format=format, errors="coerce", utc=zoned)
-        except ValueError as error:
-            remedy = "write it as for strptime, e.g. %d.%m.%Y %H:%M"
-            raise UserError(f"time_format is {format!r}: {error}; {remedy}") from None
-        moments = read.to_numpy(dtype="datetime64[ns]")
-        wrong = np.isnat(moments)
-        self._zone_free = self._zone_free or not zoned
+    def _by_format(self, texts: pa.Array, format: DateFormat) -> _Read:
+        seconds, wrong = format.read(texts)
+        self._zone_free = self._zone_free or not format.zoned
 
         def why(text: str) -> tuple[str, str]:
-            return f"{shown(text)}, not a date of the form {format}", "correct it, or time_format"
+            return f"{shown(text)}, not a date of the form {format.format}", "correct it, or time_format"
 
-        return _Read(seconds_text(np.where(wrong, 0, moments.view(np.int64)), UNITS["ns"]), wrong, why)
+        return _Read(seconds, wrong, why)
 
     def _by_kind(self, texts: pa.Array) -> _Read:
         numbers = pc.match_substring_regex(texts, pattern=NUMBER).to_numpy(zero_copy_only=False)
@@ -235,6 +230,8 @@ class TimeColumn:
         if self._kind == "date" and re.match(NUMBER, text):
             return f"the number {said}, where earlier times are dates", "write all times in one form"
         if re.match(_DATE, text):
+            if self._unit is not None:
+                return f"the date {said}, where time_unit={self._unit} means numbers", "leave time_unit out"
             if self._kind == "number":
                 return f"the date {said}, where earlier times are numbers", "write all times in one form"
             if self._zoned is not None and bool(re.search(_ZONED, text)) != self._zoned:
@@ -332,27 +329,6 @@ class _Read(NamedTuple):
     seconds: pa.Array
     wrong: np.ndarray
     why: Callable[[str], tuple[str, str]]
-
-
-def seconds_text(ticks: np.ndarray, per_second: int) -> pa.Array:
-    """Whole ticks as decimal text in seconds, every digit kept and no zeros at the end: 1500 ms are ``1.5``.
-
-    Args:
-        ticks: (rows,) int64.
-        per_second: ticks of a second, a power of ten.
-    """
-    if per_second == 1:
-        return pa.array(ticks).cast(pa.string())
-    whole, part = np.divmod(np.abs(ticks), per_second)
-    texts = pa.array(whole).cast(pa.string())
-    if part.any():
-        places = len(str(per_second)) - 1
-        decimals = pc.utf8_rtrim(pc.utf8_lpad(pa.array(part).cast(pa.string()), places, "0"), "0")
-        texts = pc.utf8_rtrim(pc.binary_join_element_wise(texts, decimals, "."), ".")
-    negative = ticks < 0
-    if negative.any():
-        texts = pc.if_else(pa.array(negative), pc.binary_join_element_wise("-", texts, ""), texts)
-    return texts
 
 
 def _filled(values: pa.Array) -> np.ndarray:

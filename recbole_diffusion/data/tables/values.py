@@ -290,7 +290,9 @@ class NumberColumn:
             texts, faults = text_of(values, self.name)
             texts = pc.utf8_trim_whitespace(without_nulls(texts))
             texts = pc.if_else(is_missing(texts), "", texts)
-            wrong = pc.and_(pc.not_equal(texts, ""), pc.invert(pc.match_substring_regex(texts, pattern=NUMBER)))
+            written = pc.match_substring_regex(texts, pattern=NUMBER)
+            numbers = pc.utf8_ltrim(pc.if_else(written, texts, "0"), "+").cast(pa.float64())
+            wrong = pc.or_(pc.and_(pc.not_equal(texts, ""), pc.invert(written)), pc.is_inf(numbers))
             faults = faults or number_faults(self.name, texts, wrong, "no number")
         self._missing += pc.sum(pc.equal(texts, "")).as_py() or 0
         self._rows += len(texts)
