@@ -217,7 +217,7 @@ def _run(parsed: Arguments) -> RunResult:
         config_files=_split_files(options.get("config_files", "")),
         preset=options.get("preset"),
         data_path=options.get("data_path"),
-        output=options.get("output", "runs"),
+        output=options.get("output"),
         resume=options.get("resume"),
     )
 

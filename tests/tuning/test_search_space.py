@@ -70,7 +70,7 @@ def test_a_file_with_drawn_and_fixed_keys(tmp_path: Path) -> None:
         (f"x: {{uniform: [0, 1{'0' * 400}]}}\n", ":1: x must be uniform: [low, high] with finite numbers"),
         (
             "x: {choice: [1]}\neval_args: {choice: [{mode: full}, {mode: uni100}]}\n",
-            ":2: eval_args cannot be drawn: trials would be validated on other rows, or against other items; give it one",
+            ":2: eval_args cannot be drawn: trials would be validated on other rows, or against other items; give",
         ),
         (
             'user_inter_num_interval: {choice: ["[0,inf)", "[12,inf)"]}\n',
