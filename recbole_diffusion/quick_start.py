@@ -90,7 +90,9 @@ def run(
         settings = RunConfig(model, dataset, config_files, overrides)
         trainer_class(settings.entry.trainer_class)
         check_loggers(settings)
-        folder = RunFolder.create(Path("runs" if output is None else output), f"{settings['model']}-{settings['dataset']}")
+        folder = RunFolder.create(
+            Path("runs" if output is None else output), f"{settings['model']}-{settings['dataset']}"
+        )
     with folder.held():
         return _execute(settings, folder, resume=resume is not None)
 
