@@ -236,10 +236,10 @@ def test_a_seed_that_would_shuffle_other_rows_into_validation_is_not_drawn(small
     """Where it does not, the sweep goes on to what is refused next: no cluster at the address."""
     config: dict[str, Any] = {"topk": [5], "valid_metric": "NDCG@5", "use_gpu": False, "eval_args": {"order": "RO"}}
     places: dict[str, Any] = {"data_path": small_data, "storage_path": tmp_path / "sweeps", "ray_address": "none"}
-    with pytest.raises(UserError, match="search space: seed cannot be drawn with eval_args.order RO, whose rows"):
+    with pytest.raises(UserError, match=r"search space: seed cannot be drawn with eval_args\.order RO, whose rows"):
         tune("BPR", "small", {"seed": {"grid": [1, 2]}}, config, **places)
     config["eval_args"] = {"order": "TO"}
-    with pytest.raises(UserError, match="ray_address (none is no address|is none, but this process belongs)"):
+    with pytest.raises(UserError, match=r"ray_address (none is no address|is none, but this process belongs)"):
         tune("BPR", "small", {"seed": {"grid": [1, 2]}}, config, **places)
     assert not (tmp_path / "sweeps").exists()
 
