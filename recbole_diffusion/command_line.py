@@ -56,7 +56,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "dataset": (("run",), "NAME of the folder in data_path with NAME.inter; ml-100k comes with RecBole"),
     "config_files": (("run",), '"a.yaml b.yaml": configuration files, later ones win'),
     "preset": (("run",), "paper: the settings of the model's paper for this dataset; your own keys win over them"),
-    "resume": (("run",), "RUN_FOLDER of a run that was cut: go on with it"),
+    "resume": (("run",), "RUN_FOLDER of a run that was cut: go on with it, in that folder"),
     "checkpoint": (("evaluate",), "RUN_FOLDER, whose best epoch is taken, or a checkpoint file"),
     "data_path": (("run", "evaluate"), "FOLDER that holds the datasets' folders (default: dataset)"),
     "output": (("run", "evaluate"), "FOLDER in which the run makes its own (default: runs)"),
@@ -217,7 +217,7 @@ def _run(parsed: Arguments) -> RunResult:
         config_files=_split_files(options.get("config_files", "")),
         preset=options.get("preset"),
         data_path=options.get("data_path"),
-        output=options.get("output", "runs"),
+        output=options.get("output"),
         resume=options.get("resume"),
     )
 

@@ -26,7 +26,7 @@ KEYS_OF_PROTOCOL: dict[str, tuple[str, ...]] = {
 
 _SPLITTING_KEYS = ("split_ratio", "user_order", "split_seed", "split_time")  # decide who or what trains
 # Which interactions there are, and in what order: with another value a test target may be one that trained.
-_ORDERING_KEYS = (
+ORDERING_KEYS = (
     "time_precision",
     "TIME_FIELD",
     "rm_dup_inter",
@@ -170,7 +170,7 @@ def refuse_other_training_rows(config: Any, stored: Mapping[str, Any], checkpoin
     else:
         keys = [key for key in _SPLITTING_KEYS if key in KEYS_OF_PROTOCOL[protocol]]
         pairs += [(key, trained[key], config[key]) for key in keys]
-    pairs += [(key, stored.get(key, config.default(key)), config[key]) for key in _ORDERING_KEYS]
+    pairs += [(key, stored.get(key, config.default(key)), config[key]) for key in ORDERING_KEYS]
     for key, own, now in pairs:
         if own != now:
             raise UserError(

@@ -20,7 +20,7 @@ from recbole_diffusion.config_protocols import over_eval_args, refuse_other_trai
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.loggers.choice import check_loggers
 from recbole_diffusion.session import RunResult, TrainingSession
-from recbole_diffusion.training.checkpoint import read_checkpoint
+from recbole_diffusion.training.checkpoint import read_checkpoint, read_facts
 from recbole_diffusion.training.run_folder import RunFolder, RunLog
 from recbole_diffusion.training.trainer import TrainingDiverged, trainer_class
 
@@ -56,7 +56,7 @@ def run(
     config_files: Sequence[str | Path] = (),
     preset: str | None = None,
     data_path: str | Path | None = None,
-    output: str | Path = "runs",
+    output: str | Path | None = None,
     resume: str | Path | None = None,
     show_progress: bool | None = None,
 ) -> RunResult:
@@ -69,9 +69,9 @@ def run(
         config_files: YAML files, later ones win.
         preset: `paper` takes the settings of the model's paper for this dataset, below `config_files` and `config`.
         data_path: folder of the datasets.
-        output: where the run's folder is made.
-        resume: folder of an earlier run to continue; `model` and `dataset` are then its own, and `config` may hold
-            only RESUMABLE_KEYS: where it runs, how long, and how often it validates.
+        output: where the run's folder is made; ``runs`` when None.
+        resume: folder of an earlier run to continue; `model`, `dataset` and folder are then its own, and `config` may
+            hold only RESUMABLE_KEYS: where it runs, how long (no less than it has trained), and how often it validates.
         show_progress: progress bars; the key of the same name when None.
 
     Raises:
@@ -82,13 +82,17 @@ def run(
         overrides["preset"] = preset
     if resume is not None:
         folder = RunFolder.open(Path(resume))
+        if output is not None:
+            raise UserError(f"--output cannot be given with --resume: the run goes on in its own folder, {folder.path}")
         settings = _resumed_config(folder, model, dataset, overrides, config_files)
         check_loggers(settings)
     else:
         settings = RunConfig(model, dataset, config_files, overrides)
         trainer_class(settings.entry.trainer_class)
         check_loggers(settings)
-        folder = RunFolder.create(Path(output), f"{settings['model']}-{settings['dataset']}")
+        folder = RunFolder.create(
+            Path("runs" if output is None else output), f"{settings['model']}-{settings['dataset']}"
+        )
     with folder.held():
         return _execute(settings, folder, resume=resume is not None)
 
@@ -202,6 +206,13 @@ def _resumed_config(
         for key in unset:
             if settings[key] != own[key]:
                 raise _cannot_change(key, own[key])
+    if "epochs" in overrides and folder.last.is_file():
+        trained = read_facts(folder.last)["epoch"] + 1
+        if settings["epochs"] < trained:
+            raise UserError(
+                f"epochs must be {trained} or more, which {folder.path} has trained already, got {settings['epochs']} "
+                f"({overrides.origin_of('epochs')}); start a new run for fewer"
+            )
     return settings
 
 

@@ -12,8 +12,10 @@ import importlib
 import logging
 import os
 import re
+import socket
 import sys
 import tempfile
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from recbole_diffusion.errors import UserError
 logger = logging.getLogger(__name__)
 
 OLDEST = "2.43"  # setup.cfg says the same; ray.tune.report and ray.train's second version are from here on
+ANSWER_SECONDS = 5.0  # that a cluster's machine has to take a connection; Ray itself asks for minutes
 STARTS = 3  # attempts to start Ray on this machine
 # Set before Ray is imported, unless the user set them.
 ENVIRONMENT = {
@@ -152,6 +155,7 @@ def _join(ray: Any, address: str | None, options: Mapping[str, Any], *, logs: bo
     Raises:
         UserError: there is none.
     """
+    _check_answers(address)
     try:
         with _quiet_terminal(quiet=not logs):
             ray.init(address=address, **options)
@@ -160,6 +164,36 @@ def _join(ray: Any, address: str | None, options: Mapping[str, Any], *, logs: bo
         if "AuthToken" in str(error.__cause__):
             why = "it asks for a token; set RAY_AUTH_MODE=token, see Ray's documentation of token authentication"
         raise UserError(f"no Ray cluster at ray_address {address}: {why}") from error
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuse an address at which nothing takes a connection. Ray says so after minutes, past its own log.
+
+    Raises:
+        UserError: what was asked, and why there is no answer.
+    """
+    named = f"ray_address {address}"
+    if address == "auto" and os.environ.get("RAY_ADDRESS"):  # which Ray takes instead
+        address = os.environ["RAY_ADDRESS"]
+        named += f" (RAY_ADDRESS is {address})"
+    scheme, separator, place = (address or "").rpartition("://")
+    if address in (None, "auto", "local") or (separator and scheme != "ray"):
+        return  # Ray looks for it, starts it, or leaves it to a provider's package
+    try:
+        parts = urllib.parse.urlsplit(f"//{place}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not host or not port:
+        raise UserError(f"{named} is no address; give auto, HOST:PORT or ray://HOST:PORT with a port from 1 to 65535")
+    try:
+        socket.create_connection((host, port), timeout=ANSWER_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(
+            f"no Ray cluster at {named}: nothing answers there ({why}); give the address of a head that runs, or leave "
+            "ray_address out"
+        ) from error
 
 
 def _check_address(ray: Any, address: str | None) -> None:

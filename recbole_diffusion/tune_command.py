@@ -27,7 +27,7 @@ OPTIONS: dict[str, str] = {
     "time_budget": "SECONDS, or 90s, 30m, 2h, 1d, after which the sweep ends with what it has",
     "max_failures": "NUMBER of times that a lost, killed or raising trial starts again (default: 2)",
     "grace_period": "EPOCHS that asha and median leave every trial",
-    "reduction_factor": "asha: one in NUMBER trials goes on at each rung (default: 3)",
+    "reduction_factor": "asha: one in NUMBER trials goes on at each rung (default: 3); median: of its grace_period",
     "perturbation_interval": "pbt: EPOCHS between two exchanges (default: those between validations)",
     "ray_address": "ADDRESS of a Ray cluster (default: Ray is started on this machine)",
     "storage_path": "FOLDER in which the sweep makes its own; on a cluster one that all machines see (default: sweeps)",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +97,10 @@ def test_what_is_started_here_ends_here_and_variables_are_as_before(
     assert {name: os.environ.get(name) for name in before} == before and "RAY_OF_OURS" not in os.environ
 
 
-def test_a_cluster_gets_the_users_modules_and_none_of_this_machines_options(ray: FakeRay) -> None:
+def test_a_cluster_gets_the_users_modules_and_none_of_this_machines_options(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with ray_running("auto", modules=["/mine/model.py"], search_path=["/mine"], num_cpus=3):
         assert ray.running
     (call,) = ray.calls
@@ -129,11 +135,74 @@ def test_a_busy_machine_gets_more_time_and_then_one_line(ray: FakeRay) -> None:
         pass
 
 
-def test_no_cluster_is_one_line(ray: FakeRay) -> None:
+@pytest.fixture
+def listening() -> Iterator[int]:
+    """A port of this machine that takes connections."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_what_answers_and_is_no_cluster_is_one_line(ray: FakeRay, listening: int) -> None:
     ray.errors = [ConnectionError("Could not find any running Ray instance.\nPlease ...")]
-    with pytest.raises(UserError) as caught, ray_running("10.0.0.3:6379"):
+    address = f"127.0.0.1:{listening}"
+    with pytest.raises(UserError) as caught, ray_running(address):
         pass
-    assert str(caught.value) == "no Ray cluster at ray_address 10.0.0.3:6379: Could not find any running Ray instance."
+    assert str(caught.value) == f"no Ray cluster at ray_address {address}: Could not find any running Ray instance."
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "localhost:{}", "ray://127.0.0.1:{}"])
+def test_what_answers_is_joined_and_what_does_not_is_one_line(
+    ray: FakeRay, listening: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ray_running(form.format(listening)):
+        assert ray.running
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = form.format(server.getsockname()[1])
+    line = rf"^no Ray cluster at ray_address {closed}: nothing answers there \(Connection refused\); give the address"
+    with pytest.raises(UserError, match=line), ray_running(closed):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", closed)
+    with pytest.raises(UserError, match=rf"at ray_address auto \(RAY_ADDRESS is {closed}\): "), ray_running("auto"):
+        pass
+    assert [call["address"] for call in ray.calls] == [form.format(listening)]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (TimeoutError("timed out"), "timed out"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (UnicodeError("label too long"), "label too long"),
+    ],
+)
+def test_a_machine_that_is_silent_or_unknown_is_one_line(
+    ray: FakeRay, monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    asked: list[Any] = []
+
+    def unreachable(place: Any, timeout: float) -> Any:
+        asked.append((place, timeout))
+        raise error
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    with pytest.raises(UserError, match=rf"ray_address \[::1\]:6379: nothing answers there \({why}\)"):
+        ray_running("[::1]:6379").__enter__()
+    assert asked == [(("::1", 6379), ray_session.ANSWER_SECONDS)] and ray_session.ANSWER_SECONDS <= 10
+    assert not ray.calls
+
+
+@pytest.mark.parametrize("address", ["head", "head:", "head:port", "head:70000", "ray://head", ":6379", "[::1"])
+def test_what_is_no_address_is_one_line(ray: FakeRay, address: str) -> None:
+    with pytest.raises(UserError, match=f"ray_address {re.escape(address)} is no address; give auto, HOST:PORT or"):
+        ray_running(address).__enter__()
+    assert not ray.calls
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "provider://cluster"])
+def test_what_ray_looks_up_itself_is_left_to_it(ray: FakeRay, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ray_running(address):
+        assert ray.calls[0]["address"] == address
 
 
 def test_only_one_module_starts_ray() -> None:

@@ -90,12 +90,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         UserError: the file is absent, is no checkpoint of this package, or is damaged.
     """
+    return _read(path, with_tensors=True)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What of a checkpoint is not a tensor, without reading the tensors.
+
+    Raises:
+        UserError: as `read_checkpoint` does.
+    """
+    return _read(path, with_tensors=False).facts
+
+
+def _read(path: Path, *, with_tensors: bool) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
         with safe_open(path, framework="pt", device="cpu") as stream:
             metadata = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {name: stream.get_tensor(name) for name in (stream.keys() if with_tensors else ())}
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is not a readable checkpoint ({error}); give a run folder or its best/{BEST_FILE}"

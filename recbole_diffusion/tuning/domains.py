@@ -8,7 +8,7 @@ without it.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +54,7 @@ class Domain:
             raise DomainError(f"{form}, {len(names)} numbers")
         whole = "int" in self.kind
         for value in self.values:
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
                 raise DomainError(f"{form} with finite numbers")
             if whole and not isinstance(value, int):
                 raise DomainError(f"{form} with integers")

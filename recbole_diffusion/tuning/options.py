@@ -36,7 +36,7 @@ class SweepOptions:
         time_budget: seconds after which the sweep ends, with what it has.
         max_failures: how often a trial is started again after a lost worker, no memory or an exception.
         grace_period: epochs that asha and median leave every trial; None derives it from epochs and eval_step.
-        reduction_factor: asha: one in so many trials goes on at each rung.
+        reduction_factor: asha: one in so many trials goes on at each rung; median derives its grace_period from it.
         perturbation_interval: pbt: epochs between two exchanges; None for the epochs between validations.
     """
 
@@ -73,12 +73,20 @@ class SweepOptions:
             raise UserError(
                 "num_trials does not go with search: grid, which tries every combination once; leave it out"
             )
-        readers = {"grace_period": ("asha", "median"), "perturbation_interval": ("pbt",)}
+        readers = {
+            "grace_period": ("asha", "median"),
+            "reduction_factor": ("asha", "median"),
+            "perturbation_interval": ("pbt",),
+        }
         for name, schedulers in readers.items():
-            if getattr(self, name) is not None and self.scheduler not in schedulers:
+            if getattr(self, name) != getattr(SweepOptions, name) and self.scheduler not in schedulers:
                 raise UserError(
                     f"{name} is read by scheduler {' and '.join(schedulers)}, not by {self.scheduler}; leave it out"
                 )
+        if self.scheduler == "median" and self.grace_period and self.reduction_factor != SweepOptions.reduction_factor:
+            raise UserError(
+                "reduction_factor is read by scheduler median where grace_period is not given; leave one of them out"
+            )
 
     def plain(self) -> dict[str, Any]:
         """As JSON; `SweepOptions(**plain)` gives the same again."""

@@ -76,8 +76,16 @@ def _numbers(kind: str, text: str) -> Domain:
     if kind == "loguniform":
         if len(numbers) != 2:
             raise DomainError("two numbers, the natural logarithms of the ends, separated by a comma")
-        low, high = numbers
-        return Domain(kind, (math.exp(low), math.exp(high)))
+        try:
+            low, high = map(math.exp, numbers)
+        except OverflowError:
+            low, high = 0.0, math.inf
+        if not 0 < low <= high < math.inf:
+            raise DomainError(
+                "two natural logarithms, the lower first, of numbers that a float can hold: from -700 to 700, "
+                "usually below 0 as -8,0 for 0.0003 to 1"
+            )
+        return Domain(kind, (low, high))
     if kind == "quniform" and all(isinstance(value, int) for value in numbers):
         kind = "qrandint"  # hyperopt gives 64.0, which a key that counts something cannot take
     return Domain(kind, tuple(numbers))

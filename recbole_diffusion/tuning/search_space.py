@@ -21,29 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from recbole_diffusion.config_files import Layer, Overrides, read_yaml
+from recbole_diffusion.config_training_keys import TRAINING_CHECKS
+from recbole_diffusion.config_values import CHECKS
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.registry import nearest
 from recbole_diffusion.tuning.domains import KINDS, Domain, DomainError
 from recbole_diffusion.tuning.range_files import read_range_file
+from recbole_diffusion.tuning.unsearched_keys import MAPPINGS, NOT_DRAWN, NOT_SEARCHED
 
 RANGE_FILE_SUFFIXES = (".test", ".hyper")
 SPACE_ARGUMENT = "search space"
 TRIES = 32  # other keys' values that a value is tried with before it is refused
-
-# Keys that say where and how a trial runs, or which data it trains on: one value for all trials of a sweep.
-NOT_SEARCHED: dict[str, str] = {
-    "model": "a sweep is of one model; start one for each",
-    "dataset": "a sweep is of one dataset; start one for each",
-    "preset": "give it as --preset, it is the same for all trials",
-    "data_path": "give it as --data_path",
-    "metrics": "trials are compared by them",
-    "topk": "trials are compared by them",
-    "valid_metric": "trials are compared by it",
-    "num_threads": "it is cpus_per_trial",
-    "num_workers": "a trial trains on one worker",
-    "use_gpu": "it follows from gpus_per_trial",
-    "gpu_id": "Ray gives each trial its GPU",
-}
 
 
 @dataclass(frozen=True)
@@ -156,9 +144,16 @@ def read(space: str | Path | Mapping[str, Any]) -> SearchSpace:
         domain = value if isinstance(value, Domain) else _domain(key, value, layer.origins[key])
         if domain is None:
             fixed[key] = value
+        elif key in NOT_DRAWN:
+            raise UserError(
+                f"{layer.origins[key]}: {key} cannot be drawn: {NOT_DRAWN[key]}; give it one value for all trials"
+            )
         else:
             domains[key] = domain
     if not domains:
+        for key, value in fixed.items():
+            if key not in MAPPINGS and (name := _single_list(value)) is not None:
+                raise _no_distribution(key, name, layer.origins[key])
         raise UserError(
             f"{source} searches nothing; give a key a range such as learning_rate: {{loguniform: [1e-4, 1e-2]}}"
         )
@@ -169,13 +164,13 @@ def _domain(key: str, value: Any, where: str) -> Domain | None:
     """The domain that a value of the file describes; None for a plain value."""
     if not isinstance(value, Mapping):
         return None
-    kinds = [name for name in value if name in KINDS]
-    if not kinds:
-        if len(value) == 1 and isinstance(next(iter(value.values())), (list, tuple)):
-            name = str(next(iter(value)))
-            hint = nearest(name, KINDS)
-            if hint is not None:
-                raise UserError(f"{where}: {key} has no distribution '{name}'; did you mean '{hint}'?")
+    if not any(name in KINDS for name in value):
+        name = _single_list(value)
+        if name is None or key in MAPPINGS:
+            return None
+        # What every run has is known to be no mapping; a model's own key may be one, and is checked with the model.
+        if key in CHECKS or key in TRAINING_CHECKS or nearest(name, KINDS) is not None:
+            raise _no_distribution(key, name, where)
         return None
     if len(value) > 1:
         raise UserError(f"{where}: {key} has {', '.join(map(str, value))}; a key has one of {', '.join(KINDS)}")
@@ -186,3 +181,17 @@ def _domain(key: str, value: Any, where: str) -> Domain | None:
         return Domain(kind, tuple(arguments))
     except DomainError as error:
         raise UserError(f"{where}: {key} must be {error}, got {list(arguments)!r}") from None
+
+
+def _single_list(value: Any) -> str | None:
+    """The name in a mapping of one name to a list, the form of a distribution; None for anything else."""
+    if not isinstance(value, Mapping) or len(value) != 1:
+        return None
+    ((name, arguments),) = value.items()
+    return str(name) if isinstance(arguments, (list, tuple)) else None
+
+
+def _no_distribution(key: str, name: str, where: str) -> UserError:
+    hint = nearest(name, KINDS)
+    instead = f"did you mean '{hint}'?" if hint is not None else f"there are {', '.join(KINDS)}"
+    return UserError(f"{where}: {key} has no distribution '{name}'; {instead}")

@@ -19,6 +19,7 @@ from typing import Any
 from recbole_diffusion.command_options import messages
 from recbole_diffusion.config import Overrides, RunConfig
 from recbole_diffusion.config_files import given_layers
+from recbole_diffusion.config_protocols import OF_RECBOLE
 from recbole_diffusion.data import cache
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.loggers.choice import check_loggers
@@ -142,6 +143,11 @@ def _begun(space: SearchSpace, asked: Request, options: SweepOptions, storage: P
         raise UserError(
             f"num_workers is {settings['num_workers']}: a trial trains on one worker, and a sweep runs many trials; "
             "leave it out"
+        )
+    if "seed" in space.domains and settings["protocol"] in OF_RECBOLE and settings["eval_args"]["order"] == "RO":
+        raise UserError(
+            f"{space.origins.get('seed', space.source)}: seed cannot be drawn with eval_args.order RO, whose rows it "
+            "shuffles: trials would be validated on other rows; give it one value, or order TO"
         )
     with messages(asked.show):
         fingerprint = prepare_data(settings)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from recbole_diffusion.command_line import main
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.models.diffurec import DiffuRec
 from recbole_diffusion.quick_start import run
@@ -156,12 +157,26 @@ def test_config_yaml_repeats_the_run(uncut: Path, tmp_path: Path) -> None:
     assert_same_end(uncut, again)
 
 
-def test_more_epochs_may_follow_other_changes_may_not(uncut: Path, small_data: Path, tmp_path: Path) -> None:
+def test_more_epochs_may_follow_other_changes_may_not(
+    uncut: Path, small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     short = run("DiffuRec", "small", {**KEYS, "epochs": 2}, data_path=small_data, output=tmp_path).folder
     with pytest.raises(UserError, match="'learning_rate' cannot change in a resumed run"):
         run(resume=short, config={"learning_rate": 0.5})
     with pytest.raises(UserError, match="is a run of model DiffuRec"):
         run(model="SASRec", resume=short)
+    before = {path: path.read_bytes() for path in short.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"epochs must be 2 or more, which .* has trained already, got 1 \(config.*\)"):
+        run(resume=short, config={"epochs": 1})
+    elsewhere = tmp_path / "elsewhere"
+    words = [f"--resume={short}", f"--output={elsewhere}", "--epochs=3"]
+    assert main(words) == 2
+    assert capsys.readouterr().err == (
+        f"error: --output cannot be given with --resume: the run goes on in its own folder, {short}\n"
+    )
+    assert not elsewhere.exists()
+    assert before == {path: path.read_bytes() for path in short.rglob("*") if path.is_file()}
+    assert run(resume=short, config={"epochs": 2}).epochs == 2  # as many as it has
     run(resume=short, config={"epochs": 4})
     assert_same_end(uncut, short)
 

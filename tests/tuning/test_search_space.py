@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recbole_diffusion.config_data_keys import DATA_CHECKS
+from recbole_diffusion.config_protocols import KEYS_OF_PROTOCOL, recorded_protocol
+from recbole_diffusion.config_training_keys import TRAINING_CHECKS
+from recbole_diffusion.config_values import CHECKS, NotAllowedError
 from recbole_diffusion.errors import UserError
-from recbole_diffusion.tuning import search_space
 from recbole_diffusion.tuning.domains import ARGUMENTS, Domain, DomainError
 from recbole_diffusion.tuning.options import SweepOptions, seconds
 from recbole_diffusion.tuning.search_space import read
+from recbole_diffusion.tuning.unsearched_keys import MAPPINGS, NOT_DRAWN, NOT_SEARCHED, TRAINING_ROWS
 
 
 def write(folder: Path, text: str, name: str = "space.yaml") -> Path:
@@ -56,6 +61,21 @@ def test_a_file_with_drawn_and_fixed_keys(tmp_path: Path) -> None:
         ("x: {choice: 3}\n", "with a list, got 3"),
         ("x: {choice: [1], grid: [2]}\n", "a key has one of"),
         ("x: 1\n", "space.yaml searches nothing"),
+        (
+            "seed: {choice: [1, 2]}\nlearning_rate: {zzz: [1e-4, 1e-2]}\n",
+            ":2: learning_rate has no distribution 'zzz'; there are choice, grid, uniform",
+        ),
+        ("a_models_own: {zzz: [1, 2]}\n", ":1: a_models_own has no distribution 'zzz'; there are choice"),
+        ("load_col: {inter: [user_id, item_id]}\n", "space.yaml searches nothing"),
+        (f"x: {{uniform: [0, 1{'0' * 400}]}}\n", ":1: x must be uniform: [low, high] with finite numbers"),
+        (
+            "x: {choice: [1]}\neval_args: {choice: [{mode: full}, {mode: uni100}]}\n",
+            ":2: eval_args cannot be drawn: trials would be validated on other rows, or against other items; give",
+        ),
+        (
+            'user_inter_num_interval: {choice: ["[0,inf)", "[12,inf)"]}\n',
+            ":1: user_inter_num_interval cannot be drawn: trials would be of other interactions, users or items",
+        ),
         ("dataset: {choice: [a, b]}\n", ":1: dataset cannot stand in a search space: a sweep is of one dataset"),
         ("topk: [5]\nx: {choice: [1]}\n", ":1: topk cannot stand in a search space"),
         ("x: {choice: [1]}\nx: {choice: [2]}\n", ":2: not valid YAML: key 'x' is given twice"),
@@ -104,6 +124,10 @@ def test_recboles_loguniform_agrees_with_hyperopt() -> None:
         ("x uniform 0,a\n", "must be numbers separated by commas"),
         ("x loguniform -8\n", "two numbers, the natural logarithms of the ends"),
         ("x uniform 0,1\nx uniform 0,1\n", "hyper.test:2: key 'x' is given twice"),
+        ("\nx loguniform 0,800\n", "hyper.test:2: the range of x must be two natural logarithms, the lower first, of"),
+        ("x loguniform -800,0\n", "hyper.test:1: the range of x must be two natural logarithms, the lower first, of"),
+        (f"x loguniform 0,1{'0' * 400}\n", "must be two natural logarithms, the lower first, of numbers that a float"),
+        ("eval_seed choice [1,2]\n", "hyper.test:1: eval_seed cannot be drawn: trials would be validated on other"),
     ],
 )
 def test_a_range_file_is_not_evaluated_and_no_line_is_skipped(tmp_path: Path, text: str, message: str) -> None:
@@ -223,12 +247,23 @@ def test_spaces_that_a_search_or_scheduler_cannot_go_through(options: Any, space
         ({"grace_period": 3}, "grace_period is read by scheduler asha and median, not by none"),
         ({"time_budget": -1}, "time_budget must be seconds above 0"),
         ({"reduction_factor": 1}, "reduction_factor must be a number above 1"),
+        ({"reduction_factor": 4}, "reduction_factor is read by scheduler asha and median, not by none; leave it out"),
+        (
+            {"reduction_factor": 4, "scheduler": "median", "grace_period": 2},
+            "reduction_factor is read by scheduler median where grace_period is not given",
+        ),
     ],
 )
 def test_options_that_cannot_be(options: Any, message: str) -> None:
     with pytest.raises(UserError) as caught:
         SweepOptions(**options)
     assert message in str(caught.value)
+
+
+def test_the_factor_of_those_that_read_it_is_taken() -> None:
+    for options in ({"scheduler": "asha", "grace_period": 2}, {"scheduler": "median"}):
+        assert SweepOptions(**options, reduction_factor=4).reduction_factor == 4
+    assert SweepOptions(**SweepOptions(scheduler="median", grace_period=2).plain()).grace_period == 2
 
 
 def test_time_budgets() -> None:
@@ -238,6 +273,38 @@ def test_time_budgets() -> None:
 
 
 def test_keys_not_to_be_searched_say_why() -> None:
-    for key in search_space.NOT_SEARCHED:
+    for key in NOT_SEARCHED:
         with pytest.raises(UserError, match=f"{key} cannot stand in a search space: "):
             read({key: {"choice": [1, 2]}})
+
+
+def test_what_trials_are_compared_on_is_fixed_and_not_drawn() -> None:
+    x = {"x": {"choice": [1]}}
+    for key in NOT_DRAWN:
+        with pytest.raises(UserError, match=f"search space: {key} cannot be drawn: trials would "):
+            read({**x, key: {"grid": [1, 2]}})
+        assert read({**x, key: 1}).fixed == {key: 1}
+
+
+def test_all_that_a_result_says_of_its_measurement_is_the_same_in_every_trial() -> None:
+    """Beside what decides on training rows alone, and how much of a history the model sees."""
+    searched = {"MAX_ITEM_LIST_LENGTH", *TRAINING_ROWS}
+    for protocol in KEYS_OF_PROTOCOL:
+        config: Any = defaultdict(lambda: 1, protocol=protocol, eval_args={"mode": "full"}, user_order="shuffled")
+        facts = set(recorded_protocol(config))
+        assert facts - NOT_DRAWN.keys() - NOT_SEARCHED.keys() == searched & facts, protocol
+    assert not NOT_DRAWN.keys() & NOT_SEARCHED.keys()
+    for key in searched | {"transform", "seed", "train_batch_size"}:
+        assert read({key: {"choice": [1, 2]}}).domains
+
+
+def test_keys_whose_values_are_mappings_are_known() -> None:
+    """Others refuse every mapping, so one of a name and a list is a distribution that is none."""
+    taken = set()
+    for key, check in {**CHECKS, **TRAINING_CHECKS, **DATA_CHECKS}.items():
+        try:
+            check({"inter": ["a"]})
+            taken.add(key)
+        except NotAllowedError as error:
+            taken |= {key} if "mapping" in str(error) else set()
+    assert taken == MAPPINGS

@@ -232,6 +232,18 @@ def test_what_is_refused_before_anything_starts(
     assert not (tmp_path / "sweeps").exists()
 
 
+def test_a_seed_that_would_shuffle_other_rows_into_validation_is_not_drawn(small_data: Path, tmp_path: Path) -> None:
+    """Where it does not, the sweep goes on to what is refused next: no cluster at the address."""
+    config: dict[str, Any] = {"topk": [5], "valid_metric": "NDCG@5", "use_gpu": False, "eval_args": {"order": "RO"}}
+    places: dict[str, Any] = {"data_path": small_data, "storage_path": tmp_path / "sweeps", "ray_address": "none"}
+    with pytest.raises(UserError, match=r"search space: seed cannot be drawn with eval_args\.order RO, whose rows"):
+        tune("BPR", "small", {"seed": {"grid": [1, 2]}}, config, **places)
+    config["eval_args"] = {"order": "TO"}
+    with pytest.raises(UserError, match=r"ray_address (none is no address|is none, but this process belongs)"):
+        tune("BPR", "small", {"seed": {"grid": [1, 2]}}, config, **places)
+    assert not (tmp_path / "sweeps").exists()
+
+
 def test_what_is_given_wins_over_what_the_file_fixes(small_data: Path, tmp_path: Path) -> None:
     """Seen by what is refused: not the file's eval_step of 0, where another is given."""
     space = {"learning_rate": {"uniform": [0.1, 1]}, "eval_step": 0, "epochs": 3}
