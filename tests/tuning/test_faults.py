@@ -279,7 +279,7 @@ def test_a_full_disk(ray_cluster: str, small_data: Path, tmp_path: Path) -> None
     try:
         ballast = disk / "ballast"
         space = {"learning_rate": {"choice": [0.01, 0.02]}, "fault": "none", "marker": str(tmp_path), "delay": 0.0}
-        ballast.write_bytes(b"0" * (2 * 2**20 + 2**19))
+        ballast.write_bytes(b"0" * (3 * 2**20))  # too little left for what one trial keeps
         with pytest.raises(UserError) as caught:
             tune(
                 MODEL, "small", space, TINY, data_path=small_data, storage_path=disk / "sweeps", num_trials=2,
