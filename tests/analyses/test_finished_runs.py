@@ -157,7 +157,7 @@ def test_one_seed_of_the_noise_has_no_bar(runs: Runs, tmp_path: Path) -> None:
     run, timing = opened(runs, tmp_path), Timing(1.0, 1.0, 1.0)
     time = RankingTime(timing, timing, 8, 1, "cpu")
     for values, bars in (([0.5], False), ([0.5, 0.5], True)):
-        point = Point(1, [{"ndcg@5": value} for value in values], pd.DataFrame(), time)
+        point = Point(1, [{"ndcg@5": value} for value in values], pd.DataFrame(), None, time)
         panel = seed_averaging._drawn(run, [point], ["ndcg@5"]).axes[0]
         assert panel.containers[0].has_yerr == bars
 
