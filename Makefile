@@ -23,7 +23,7 @@ SOURCES ?= recbole_diffusion tests benchmarks $(wildcard *.py)
 PYTEST_ARGS ?=
 # Tests are single-threaded; so many processes share them.
 TEST_PROCESSES ?= 2
-PYTEST := -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+PYTEST := -m pytest -n $(TEST_PROCESSES) --dist loadscope
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,15 +17,23 @@ torch.set_num_threads(1)
 ONE_PROCESS = ("tuning", "workers", "recommendation")  # folders whose tests share a Ray
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several processes (`-n`), the tests of a file, or of a folder that shares a Ray, run in one of them."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    here = Path(__file__).parent
-    for item in items:
-        place = item.path.relative_to(here)
-        group = place.parts[0] if place.parts[0] in ONE_PROCESS else place.as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes (`-n`), the tests of a file, or of a folder that shares a Ray, run in one of them.
+
+    `--dist loadgroup` takes marks for that, which pytest-xdist 3.8 loses with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByPlace(LoadScopeScheduling):
+        """Shares out files, and folders of ONE_PROCESS whole."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            (*_, folder, _) = ("", *file.split("/"))
+            return folder if folder in ONE_PROCESS else file
+
+    return ByPlace(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
