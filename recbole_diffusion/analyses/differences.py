@@ -18,6 +18,7 @@ import numpy as np
 from recbole_diffusion.analyses.request import Findings, Request
 from recbole_diffusion.analyses.text_table import text_table
 from recbole_diffusion.analyses.training_curves import VALID, columns_of, curves_of
+from recbole_diffusion.benchmarking.bootstrap import bootstrap_interval, resampled_parts
 from recbole_diffusion.benchmarking.comparability import check_seeds, comparable
 from recbole_diffusion.benchmarking.comparison import best_of
 from recbole_diffusion.benchmarking.metric_names import factor, metric_key, printed_name, unit
@@ -25,11 +26,9 @@ from recbole_diffusion.benchmarking.printed import exact_p_value
 from recbole_diffusion.benchmarking.results import CONFIG, RunRecord, has_rows, read_rows, read_run, settings, values_of
 from recbole_diffusion.benchmarking.statistics import (
     Interval,
-    bootstrap_interval,
     corrected,
     paired_differences,
     paired_test,
-    resampled_parts,
     row_shares,
     user_parts,
     welch_interval,

@@ -22,15 +22,10 @@ from recbole_diffusion.analyses.request import Findings, Request, named_runs
 from recbole_diffusion.analyses.row_groups import RankedTargets, head_items, length_groups, span
 from recbole_diffusion.analyses.text_table import text_table
 from recbole_diffusion.analyses.user_intervals import interval_of_users
+from recbole_diffusion.benchmarking.bootstrap import bootstrap_interval, resampled_parts
 from recbole_diffusion.benchmarking.metric_names import in_order, printed_name
 from recbole_diffusion.benchmarking.results import settings, values_of
-from recbole_diffusion.benchmarking.statistics import (
-    bootstrap_interval,
-    paired_differences,
-    resampled_parts,
-    row_shares,
-    user_parts,
-)
+from recbole_diffusion.benchmarking.statistics import paired_differences, row_shares, user_parts
 from recbole_diffusion.errors import UserError
 from recbole_diffusion.evaluation.metrics import row_metrics
 from recbole_diffusion.pictures import bar_style, error_bars, legend_below, new_figure, save

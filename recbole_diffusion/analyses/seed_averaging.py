@@ -21,16 +21,9 @@ from recbole_diffusion.analyses.progress import Progress
 from recbole_diffusion.analyses.ranking_time import RankingTime, time_ranking
 from recbole_diffusion.analyses.request import Findings, Request
 from recbole_diffusion.analyses.text_table import text_table
+from recbole_diffusion.benchmarking.bootstrap import bootstrap_interval, resampled_parts
 from recbole_diffusion.benchmarking.metric_names import printed_name
-from recbole_diffusion.benchmarking.statistics import (
-    Summary,
-    bootstrap_interval,
-    paired_differences,
-    resampled_parts,
-    row_shares,
-    summarise,
-    user_parts,
-)
+from recbole_diffusion.benchmarking.statistics import Summary, paired_differences, row_shares, summarise, user_parts
 from recbole_diffusion.models.base import evaluation_seed
 from recbole_diffusion.pictures import COLOURS, error_bars, line_style, new_figure, over_counts, save
 

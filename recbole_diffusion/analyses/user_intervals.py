@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from recbole_diffusion.benchmarking.statistics import bootstrap_interval, resampled_parts, row_shares, user_parts
+from recbole_diffusion.benchmarking.bootstrap import bootstrap_interval, resampled_parts
+from recbole_diffusion.benchmarking.statistics import row_shares, user_parts
 
 
 def interval_of_users(values: pd.Series) -> tuple[float | None, float | None]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from recbole_diffusion.benchmarking.bootstrap import bootstrap_intervals, resampled_parts
 from recbole_diffusion.benchmarking.comparability import comparable, listed
 from recbole_diffusion.benchmarking.metric_names import bigger_is_better, factor, printed_name
 from recbole_diffusion.benchmarking.results import RunRecord, has_rows, read_rows
@@ -20,11 +21,9 @@ from recbole_diffusion.benchmarking.statistics import (
     TESTS,
     Interval,
     PairedTest,
-    bootstrap_intervals,
     corrected,
     paired_differences,
     paired_test,
-    resampled_parts,
     row_shares,
     user_parts,
 )

@@ -115,7 +115,7 @@ def _of_evaluation(table: ResultTable, name: str, keys: Mapping[str, Any]) -> Re
     """The table of a further evaluation, which says what it is."""
     note = f"The same checkpoints evaluated with {', '.join(f'{key}: {value}' for key, value in keys.items())}"
     if any(row.published for row in table.rows):
-        note += "; printed figures are of the papers' own evaluation, whatever that was"
+        note += "; printed figures are of the papers' own evaluation"
     return dataclasses.replace(table, evaluation=name, notes=(f"{note}.", *table.notes))
 
 

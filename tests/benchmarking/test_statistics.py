@@ -10,14 +10,12 @@ import pytest
 import scipy.special
 import scipy.stats
 
+from recbole_diffusion.benchmarking.bootstrap import bootstrap_interval, bootstrap_intervals, resampled_parts
 from recbole_diffusion.benchmarking.statistics import (
     Interval,
-    bootstrap_interval,
-    bootstrap_intervals,
     corrected,
     paired_differences,
     paired_test,
-    resampled_parts,
     row_shares,
     summarise,
     user_parts,
@@ -265,11 +263,11 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 
 
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from recbole_diffusion.benchmarking import statistics
+    from recbole_diffusion.benchmarking import bootstrap
 
     cases = [np.random.default_rng(0).random(40), (np.arange(400) % 10 == 0).astype(float)]
     whole = [bootstrap_interval(values) for values in cases]
-    monkeypatch.setattr(statistics, "_DRAWS", 1_000)
+    monkeypatch.setattr(bootstrap, "_DRAWS", 1_000)
     for values, expected in zip(cases, whole, strict=True):
         assert bootstrap_interval(values) == expected
 
