@@ -72,6 +72,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
 
     check_matplotlib()
     output = Path(options.get("output", f"analyses/{name}"))
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,6 +83,7 @@ def run(options: Mapping[str, str], flags: set[str], config: Overrides) -> str:
             findings = import_module(f"recbole_diffusion.analyses.{analysis.module}").analyse(request)
         except UserError:
             with contextlib.suppress(OSError):  # a folder that holds something stays
-                output.rmdir()
+                for folder in made:
+                    folder.rmdir()
             raise
     return "\n".join([findings.text.rstrip("\n"), *(f"written: {path}" for path in findings.files)])

@@ -65,7 +65,7 @@ def test_a_mistake_leaves_no_empty_folder(
     monkeypatch.chdir(tmp_path)
     assert main(["analyse", "groups", "--runs=nowhere"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: --runs: no folder nowhere"
-    assert not (tmp_path / "analyses" / "groups").exists()
+    assert not (tmp_path / "analyses").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "kept").touch()
     assert main(["analyse", "groups", "--runs=nowhere", "--output=mine"]) == 2

@@ -168,7 +168,7 @@ def test_mistakes(tmp_path: Path, words: list[str], message: str, capsys: pytest
     suite = suite_of(tmp_path / "suite")
     assert main(["analyse", "differences", f"--suite={suite}", f"--output={tmp_path / 'out'}", *words]) == 2
     assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists() or not [*(tmp_path / "out").iterdir()]
+    assert not (tmp_path / "out").exists()
 
 
 def test_rows_that_were_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
